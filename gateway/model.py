@@ -1,0 +1,91 @@
+"""The nouns. Frozen, but for `Exchange`: what one request carries through the layers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.core.endpoint import Endpoint
+    from gateway.core.snapshot import Pool, Route, Snapshot
+    from gateway.errors import GatewayError
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling.
+
+    `id` is unique over all kinds and safe to log (a key's id, `issuer|subject` of a JWT); `grants` are globs of
+    `model` or `model@version`, None for everything.
+    """
+
+    id: str
+    name: str
+    kind: str  # key | jwt | anonymous
+    grants: tuple[str, ...] | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    headers: tuple[Header, ...] = ()  # identity to send upstream
+
+    def may_call(self, model: str, version: str | None = None) -> bool:
+        """True if a grant covers the model (version None: any version of it)."""
+        if self.grants is None:
+            return True
+        for grant in self.grants:
+            name, _, arm = grant.partition("@")
+            if fnmatchcase(model, name) and (not arm or version is None or fnmatchcase(version, arm)):
+                return True
+        return False
+
+
+ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
+
+
+class Exchange:
+    """One request and its answer, from the first byte of the head to the last byte of the body.
+
+    Made by `edge/observe.py` (by the server's protocol when it is ours), filled by the layers, read by the log.
+    Times are seconds of the event loop's clock.
+    """
+
+    __slots__ = (
+        "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed", "endpoint", "error",
+        "first_byte", "on_leave", "path", "pool", "principal", "query", "request_id", "route", "snapshot", "started",
+        "status", "version", "wire",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str, started: float, client_ip: str) -> None:
+        self.request_id = request_id
+        self.started = started
+        self.client_ip = client_ip  # the rightmost untrusted address
+        self.snapshot: Snapshot | None = None
+        self.route: Route | None = None
+        self.version: str | None = None  # as the client named it; None: split or default decides
+        self.pool: Pool | None = None
+        self.endpoint: Endpoint | None = None
+        self.principal: Principal = ANONYMOUS
+        self.path = b""  # raw path the upstream will see
+        self.query = b""
+        self.body: bytes | None = None  # the whole body, where a layer had to read it
+        self.answer_headers: list[Header] = []  # what layers add to whatever answer is given
+        self.attempts = 0
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.first_byte = 0.0
+        self.error: GatewayError | None = None
+        self.wire: Any = None  # how the client named the model, so that the upstream's name can replace it
+        self.departed = False
+        self.on_leave: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """The client is gone: cancel what runs for it. Called by the server's protocol, at once."""
+        self.departed = True
+        if self.on_leave is not None:
+            callback, self.on_leave = self.on_leave, None
+            callback()
+
+    def __repr__(self) -> str:
+        target = f"{self.route.name if self.route else '-'}@{self.pool.version if self.pool else self.version or '-'}"
+        return f"<Exchange {self.request_id} {target} {self.principal.id} via {self.endpoint!r} status={self.status}>"
