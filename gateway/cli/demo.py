@@ -1,0 +1,27 @@
+"""`gateway demo-model`: the stand-in model server of `gateway/demo`."""
+
+from typing import Annotated
+
+import typer
+
+from gateway.config.values import parse_duration
+from gateway.demo.app import listen, serve
+from gateway.demo.wire import Demo
+
+
+def demo_model(
+    name: Annotated[str, typer.Option(help="The model's name.")] = "demo",
+    version: Annotated[str, typer.Option(help="Its version; its number multiplies tensors.")] = "v1",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 lets the system choose.", min=0, max=65535)] = 9001,
+    delay: Annotated[str, typer.Option(help="Before every streamed chunk: 20ms, 1s.")] = "0s",
+) -> None:
+    """Run a stand-in model server: OpenAI API, Open Inference Protocol, echo."""
+    try:
+        seconds = parse_duration(delay)
+        listener = listen(host, port)
+    except (ValueError, OSError) as error:
+        typer.echo(f"demo-model: cannot start on {host}:{port}: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{name}@{version} on http://{host}:{listener.getsockname()[1]}")
+    serve(Demo(name, version, seconds), listener)
