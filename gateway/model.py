@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gateway.core.dispatch import Target
     from gateway.core.endpoint import Endpoint
-    from gateway.core.snapshot import Pool, Route, Snapshot
+    from gateway.core.snapshot import Pool, Route
     from gateway.errors import GatewayError
 
 Header = tuple[bytes, bytes]
@@ -52,23 +53,26 @@ class Exchange:
     __slots__ = (
         "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed", "endpoint", "error",
         "first_byte", "on_leave", "path", "pool", "principal", "query", "request_id", "route", "snapshot", "started",
-        "status", "version", "wire",
+        "status", "version", "wire", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
         self.request_id = request_id
         self.started = started
         self.client_ip = client_ip  # the rightmost untrusted address
-        self.snapshot: Snapshot | None = None
+        self.is_trusted = False  # the peer is one of trusted_proxies: what it forwards is believed
         self.route: Route | None = None
+        self.target: Target | None = None  # how the client named the model and where
         self.version: str | None = None  # as the client named it; None: split or default decides
+        self.allowed_versions: tuple[str, ...] | None = None  # what the principal may call; None: all
         self.pool: Pool | None = None
+        self.preferred: Endpoint | None = None  # where a session wants to stay
         self.endpoint: Endpoint | None = None
         self.principal: Principal = ANONYMOUS
-        self.path = b""  # raw path the upstream will see
-        self.query = b""
+        self.path = b""  # raw path the upstream will see; the query stays in the scope
         self.body: bytes | None = None  # the whole body, where a layer had to read it
         self.answer_headers: list[Header] = []  # what layers add to whatever answer is given
+        self.limit_verdict = ""  # admitted | limited; "" where nothing limits
         self.attempts = 0
         self.status = 0
         self.bytes_in = 0
@@ -76,6 +80,7 @@ class Exchange:
         self.first_byte = 0.0
         self.error: GatewayError | None = None
         self.wire: Any = None  # how the client named the model, so that the upstream's name can replace it
+        self.wire_counts = False  # True: the server's protocol sets status, bytes and first_byte itself
         self.departed = False
         self.on_leave: Callable[[], None] | None = None
 
