@@ -2,9 +2,9 @@
 Schema are generated from it. `load.py` reads a file into it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.config.values import Duration, Listen, Network, Size
 
@@ -52,7 +52,23 @@ class GatewaySettings(Strict):
 
 class TLSSettings(Strict):
     certificates: Path = Field(Path("certs"), description="Every NAME.crt + NAME.key here is served by SNI.")
+    default_certificate: str = Field(
+        "", description="NAME for clients that ask for no or an unknown host; if empty `default`, else the first by name."
+    )
+    strict_sni: bool = Field(False, description="Refuse the handshake for a host that no certificate names.")
+    profile: Literal["intermediate", "modern", "custom"] = Field(
+        "intermediate", description="Mozilla's guideline 6.0; modern is TLS 1.3 alone; custom takes `ciphers`."
+    )
     min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: str = Field("", description="For `profile: custom`: the TLS 1.2 suites, in OpenSSL's notation.")
+    session_tickets: bool = Field(False, description="Resume sessions, in every worker; the key lives until a restart.")
+    handshake_timeout: Duration = Field(10.0, description="From accepting a connection to the end of its handshake.")
+
+    @model_validator(mode="after")
+    def _ciphers_belong_to_custom(self) -> Self:
+        if (self.profile == "custom") != bool(self.ciphers):
+            raise ValueError("`profile: custom` and `ciphers` need each other")
+        return self
 
 
 class Issuer(Strict):
