@@ -51,9 +51,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed", "endpoint", "error",
-        "first_byte", "on_leave", "path", "pool", "principal", "query", "request_id", "route", "snapshot", "started",
-        "status", "version", "wire", "wire_counts",
+        "allowed_versions", "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed",
+        "endpoint", "error", "first_byte", "is_trusted", "limit_verdict", "on_leave", "path", "pool", "preferred",
+        "principal", "request_id", "route", "started", "status", "target", "version", "wire", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
