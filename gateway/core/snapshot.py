@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+from gateway.core.dispatch import Directory
 from gateway.core.endpoint import Endpoint, Health
+from gateway.core.split import Split
+
+ENDPOINTS = 16_384  # that one machine's zone has cells for; a configuration with more is refused
 
 Chain = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -33,3 +37,32 @@ class Pool:
         """Endpoints that may take new work: those that are up; failing that, those not yet checked. `tried` are out."""
         up = [e for e in self.endpoints if e.health is Health.UP and e not in tried]
         return up or [e for e in self.endpoints if e.health is Health.CHECKING and e not in tried]
+
+
+@dataclass(slots=True)
+class Route:
+    """One model: its versions and the chain of layers that a request for it goes through."""
+
+    name: str
+    pools: Mapping[str, Pool]
+    split: Split
+    chain: Chain
+    aliases: Sequence[str] = ()
+    methods: frozenset[str] = frozenset()  # allowed; empty: all
+    json_bytes: int = 32 * 2**20  # the largest body read to find `model` in it
+    is_public: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Route {self.name} {list(self.pools)} {self.split!r}>"
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything compiled from one generation of the configuration."""
+
+    generation: int
+    directory: Directory = field(default_factory=Directory)
+    routes: Mapping[str, Route] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.generation} of {len(self.routes)} models>"

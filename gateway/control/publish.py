@@ -1,0 +1,79 @@
+"""What the controller hands to the workers: one file, replaced whole, and a generation in the zone.
+
+The file is all that a worker needs, validated: it is read at a worker's start and when the generation has risen. It
+holds hashes of keys and public keys of issuers, no secret; it is readable by its owner only all the same.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from gateway.config.settings import Settings
+from gateway.core.snapshot import ENDPOINTS
+
+_FILE = "published"
+
+
+class TooManyEndpoints(ValueError):
+    """The configuration has more endpoints than the zone has cells."""
+
+
+class Published(msgspec.Struct):
+    """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set."""
+
+    generation: int
+    settings: bytes  # JSON
+    folder: str  # where routes.yaml lies: plugins are imported from there
+    slots: dict[str, int] = {}
+    keys: bytes = b""
+    jwks: dict[str, str] = {}
+
+    def read_settings(self) -> Settings:
+        return Settings.model_validate_json(self.settings)
+
+
+def write(state_dir: Path, published: Published) -> None:
+    """Replace the file: whole or not at all, also if the machine stops in between."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    target = state_dir / _FILE
+    temporary = target.with_suffix(".new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.msgpack.encode(published))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(target)
+
+
+def read(state_dir: Path) -> Published:
+    """Raises OSError, msgspec.DecodeError."""
+    return msgspec.msgpack.decode((state_dir / _FILE).read_bytes(), type=Published)
+
+
+def urls_of(settings: Settings) -> list[str]:
+    """Every endpoint, once, in the order of the file."""
+    found = (
+        endpoint.url
+        for model in settings.models.values()
+        for version in model.versions.values()
+        for endpoint in version.endpoints
+    )
+    return list(dict.fromkeys(found))
+
+
+def assign_slots(urls: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:
+    """A column for every URL. One that stays keeps its own; a new one takes one that is free, lowest first. A column
+    that was just given up is taken last, because an old request may still count there. Raises TooManyEndpoints."""
+    wanted = list(urls)
+    slots = {url: before[url] for url in wanted if url in before}
+    used = set(slots.values())
+    resting = set(before.values()) - used
+    free = iter([s for s in range(ENDPOINTS) if s not in used and s not in resting] + sorted(resting))
+    for url in wanted:
+        if url not in slots:
+            slot = next(free, None)
+            if slot is None:
+                raise TooManyEndpoints(f"at most {ENDPOINTS} endpoints are possible, routes.yaml has {len(wanted)}")
+            slots[url] = slot
+    return slots

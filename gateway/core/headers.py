@@ -1,0 +1,61 @@
+"""Header fields: which travel, which are ours, and the rules of a route. Fields are (lower-case name, value) bytes."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from gateway.model import Header
+
+# RFC 9110, 7.6.1, and what RFC 2616 and practice (Proxy-Connection, Keep-Alive) add. TE too: we send no trailers on.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
+    )
+)  # fmt: skip
+
+# Set by the gateway itself on what goes upstream; a client's own copies never pass.
+REPLACED_UPSTREAM = frozenset(
+    (
+        b"host", b"content-length", b"expect", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-server", b"x-real-ip",
+        b"x-request-id", b"x-model", b"x-model-version",
+    )
+)  # fmt: skip
+
+# Never nominated by Connection: naming them would strip what the next hop needs (the "hop-by-hop abuse" attack).
+_PROTECTED = frozenset((b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"via"))
+
+Edit = Callable[[list[Header]], list[Header]]
+
+
+def get(headers: Iterable[Header], name: bytes) -> bytes | None:
+    """The first value of a field, or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
+    """The fields that values of Connection name (RFC 9110, 7.6.1), without those that it may not strip."""
+    tokens = {token.strip().lower() for value in connection for token in value.split(b",")}
+    return frozenset(tokens - _PROTECTED)
+
+
+def compile_edit(set_: dict[str, str], add: dict[str, str], remove: Sequence[str]) -> Edit | None:
+    """One function for a route's rules on one direction; None if there are none. `set` replaces, `add` appends."""
+    if not (set_ or add or remove):
+        return None
+    placed = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in set_.items()]
+    gone = frozenset([name for name, _ in placed] + [name.lower().encode("latin-1") for name in remove])
+    appended = placed + [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in add.items()]
+
+    def edit(headers: list[Header]) -> list[Header]:
+        kept = [header for header in headers if header[0] not in gone]
+        kept += appended
+        return kept
+
+    return edit

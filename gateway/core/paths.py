@@ -1,0 +1,57 @@
+"""A request's path, brought once into the one form that is matched, authorised, limited and forwarded.
+
+RFC 3986, 6.2.2: unreserved characters are decoded, percent-encodings upper-cased, dot segments removed; empty segments
+are merged as nginx does. What could mean two things to two servers is refused: a backslash, NUL or another control
+character, raw or encoded, and a `%` that encodes nothing.
+"""
+
+import re
+
+from gateway.errors import BadRequest
+
+_ODD = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.]|//|/\.")
+_ENCODED = re.compile(rb"%(..?)?", re.DOTALL)
+_FORBIDDEN = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HEX = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def normalise(path: bytes) -> bytes:
+    """The path in its normal form. Raises BadRequest. Most paths pass the first line unchanged."""
+    if _ODD.search(path) is None and path[:1] == b"/":
+        return path
+    path = _ENCODED.sub(_decode, path)
+    if path[:1] != b"/":
+        raise BadRequest("The request's path does not start with a slash.")
+    if _FORBIDDEN.search(path) is not None:
+        raise BadRequest("The request's path contains a forbidden character.")
+    return _resolve(path)
+
+
+def decode(segment: bytes) -> str:
+    """A normalised segment as text; bytes that are not UTF-8 become U+FFFD."""
+    if b"%" in segment:
+        segment = _HEX.sub(lambda match: bytes([int(match[1], 16)]), segment)
+    return segment.decode("utf-8", "replace")
+
+
+def _decode(match: re.Match[bytes]) -> bytes:
+    if _HEX.fullmatch(match[0]) is None:
+        raise BadRequest("The request's path contains a broken percent-encoding.")
+    byte = int(match[1], 16)
+    return bytes([byte]) if byte in _UNRESERVED else b"%" + match[1].upper()
+
+
+def _resolve(path: bytes) -> bytes:
+    """RFC 3986, 5.2.4, over segments; going above the root is refused, as it never means well."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                raise BadRequest("The request's path leads above the root.")
+            kept.pop()
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    is_folder = segments[-1] in (b"", b".", b"..")
+    return b"/" + b"/".join(kept) + (b"/" if is_folder and kept else b"")

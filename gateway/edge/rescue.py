@@ -1,0 +1,57 @@
+"""Turns what the layers below raise into the one JSON error that clients parse. The only broad `except` of the edge."""
+
+import logging
+from asyncio import CancelledError
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ClientLeft, GatewayError
+from gateway.model import Exchange
+
+_log = logging.getLogger("gateway.edge")
+
+
+class Rescue:
+    """Answers errors as long as no byte of an answer was sent; after that the stream is left visibly broken."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange: Exchange = scope["exchange"]
+        try:
+            await self.app(scope, receive, send)
+        except GatewayError as error:
+            exchange.error = error
+        except CancelledError:
+            exchange.error = ClientLeft()
+            raise
+        except (Exception, SystemExit) as error:  # a layer's or plugin's bug costs its own request only
+            exchange.error = GatewayError()
+            exchange.error.__cause__ = error
+            _log.exception("request %s failed inside the gateway", exchange.request_id, exc_info=error)
+        if exchange.error is None:
+            return
+        if exchange.departed:
+            exchange.error = exchange.error if exchange.status else ClientLeft()
+            return
+        if exchange.status:
+            raise exchange.error
+        await answer(exchange, exchange.error, send)
+
+
+async def answer(exchange: Exchange, error: GatewayError, send: Send) -> None:
+    """Send `error` as the answer."""
+    body = error.body(exchange.request_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *error.headers,
+        *exchange.answer_headers,
+    ]
+    start: Message = {"type": "http.response.start", "status": error.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,39 @@
+"""The model's name as the upstream knows it: in the path of OIP and TF-Serving, in the body of OpenAI's API."""
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.core.dispatch import as_served
+from gateway.core.headers import get
+from gateway.edge.body import Replay
+from gateway.errors import BadRequest
+from gateway.model import Exchange
+
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Transform:
+    """Renames where the client's name (an alias, `name@version`) or the model's own differs from `served_as`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        pool, target = exchange.pool, exchange.target
+        assert pool is not None and target is not None, "match and split come first"
+        if target.head:
+            exchange.path = as_served(target, pool.served_model, pool.served_version or target.version)
+        elif target.is_in_body and target.named and target.named != pool.served_model and exchange.body is not None:
+            if get(scope["headers"], b"content-encoding") is not None:
+                raise BadRequest("A compressed body cannot name a model by an alias or version.")
+            exchange.body = rename(exchange.body, pool.served_model)
+            receive = Replay(exchange.body, receive)
+        await self.app(scope, receive, send)
+
+
+def rename(body: bytes, model: str) -> bytes:
+    """The JSON object with `model` replaced; its other members keep their exact bytes."""
+    members = _decode_raw(body)
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(members)

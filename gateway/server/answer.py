@@ -1,0 +1,255 @@
+"""One request and its answer on a client connection: the ASGI `receive` and `send` of `protocol.py`.
+
+The answer's framing is decided here and nowhere else (RFC 9112, 6): by the length an app gives, by chunks, or, to
+HTTP/1.0, by closing.
+"""
+
+import asyncio
+import http
+import logging
+from typing import TYPE_CHECKING, Any
+
+from gateway.core.deadlines import NEVER
+from gateway.errors import ClientLeft, GatewayError
+from gateway.model import Exchange, Header
+
+if TYPE_CHECKING:
+    from gateway.server.protocol import EdgeProtocol
+
+_log = logging.getLogger("gateway.server")
+
+_BODY_BOUND = 256 * 1024  # bytes of a request's body held before reading pauses: one read of the transport
+_JOIN_BOUND = 64 * 1024  # bytes; a larger body is cheaper to write on its own than to copy behind its head
+_STATUS_LINES = {
+    **{code: b"HTTP/1.1 %d \r\n" % code for code in range(100, 600)},
+    **{s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus},
+}
+_BODILESS = frozenset((204, 304))
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Answer:
+    """One exchange as the server sees it."""
+
+    __slots__ = (
+        "chunks", "exchange", "expects", "failure", "head", "is_body_done", "is_chunked", "is_done", "is_empty",
+        "is_end_told", "is_kept", "is_started", "protocol", "remaining", "scope", "size", "waiter",
+    )  # fmt: skip
+
+    def __init__(self, protocol: "EdgeProtocol", scope: dict[str, Any]) -> None:
+        self.protocol = protocol
+        self.scope = scope
+        self.exchange: Exchange = scope["exchange"]
+        self.chunks: list[bytes] = []  # of the request's body, not yet received by the app
+        self.size = 0
+        self.is_body_done = False
+        self.is_end_told = False
+        self.expects = False  # the client waits for 100 Continue
+        self.is_kept = True  # the connection may serve another request
+        self.failure: GatewayError | None = None  # why the request's body will not be completed
+        self.waiter: asyncio.Future[None] | None = None
+        self.head: tuple[int, list[Header]] | None = None  # given by the app, not yet written
+        self.is_started = False  # bytes of the answer were written
+        self.is_done = False
+        self.is_chunked = False
+        self.is_empty = False
+        self.remaining = -1  # bytes that Content-Length still promises; -1: no promise
+
+    async def run(self, app: Any) -> None:
+        """Run the app for this request, and make sure that its answer ends, cleanly or visibly broken."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:  # a task's border: the app's own rescue has answered or logged what it could
+            if not self.exchange.departed and not self.is_started:
+                _log.exception("a request failed outside the layers")
+        except (KeyboardInterrupt, SystemExit):  # costs this request only: the process belongs to its signals
+            _log.error("the app tried to end the process")
+        if self.is_done:
+            self.protocol.answered(self, is_reusable=self.is_kept and self.is_body_done)
+        elif not self.protocol.transport.is_closing():
+            self.protocol.transport.abort()
+
+    # --- fed by the protocol ---
+
+    def feed(self, body: bytes) -> None:
+        self.chunks.append(body)
+        self.size += len(body)
+        self.exchange.bytes_in += len(body)
+        protocol = self.protocol
+        protocol.deadline = protocol.loop.time() + protocol.limits.body_idle
+        if self.size > _BODY_BOUND:
+            protocol.transport.pause_reading()
+            protocol.deadline = NEVER  # it is the upstream that is slow
+        self._wake()
+
+    def feed_eof(self) -> None:
+        self.is_body_done = True
+        if self.protocol.answer is self and not self.protocol.is_paused:
+            self.protocol.deadline = NEVER
+        self._wake()
+
+    def fail(self, failure: GatewayError) -> None:
+        """The request's body is broken or late: whoever waits for it is told, the connection will close."""
+        self.failure = failure
+        self.is_kept = False
+        if self.is_started and self.exchange.on_leave is not None:
+            self.exchange.leave()
+        self._wake()
+
+    def lost(self) -> None:
+        """The client's connection is gone."""
+        if not self.is_done:
+            self.exchange.leave()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    # --- called by the app ---
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: the next part of the request's body, or the news that the client left."""
+        protocol = self.protocol
+        if self.expects:
+            self.expects = False
+            if not self.is_body_done and not self.is_started and not protocol.closing:
+                protocol.transport.write(_CONTINUE)
+        while not self.chunks:
+            if self.failure is not None:
+                raise self.failure
+            if self.exchange.departed or self.is_done:
+                return {"type": "http.disconnect"}
+            if self.is_body_done and not self.is_end_told:
+                self.is_end_told = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            self.waiter = protocol.loop.create_future()
+            await self.waiter
+        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks = []
+        if self.is_body_done:
+            self.is_end_told = True
+        elif self.size > _BODY_BOUND:
+            protocol.transport.resume_reading()
+            protocol.deadline = protocol.loop.time() + protocol.limits.body_idle
+        self.size = 0
+        return {"type": "http.request", "body": body, "more_body": not self.is_body_done}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI: the answer. Raises ClientLeft when nobody is there to take it."""
+        if self.exchange.departed:
+            raise ClientLeft
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+            if self.protocol.is_paused:
+                await self.protocol.drain()
+                if self.exchange.departed:
+                    raise ClientLeft
+        elif kind == "http.response.start":
+            if self.head is not None or self.is_started:
+                raise RuntimeError("an answer starts once")
+            self.head = (message["status"], list(message.get("headers", ())))
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    def _write(self, body: bytes, *, is_last: bool) -> None:
+        if self.is_done:
+            raise RuntimeError("the answer is complete already")
+        parts: list[bytes] = []
+        if self.head is not None:
+            status, headers = self.head
+            self.head = None
+            parts.append(self._compose(status, headers, len(body) if is_last else -1))
+            self._started(status)
+        elif not self.is_started:
+            raise RuntimeError("an answer's body came before its start")
+        if body and not self.is_empty:
+            self._frame(body, parts)
+        if is_last:
+            if self.remaining > 0 and not self.is_empty:
+                raise RuntimeError("the answer's body is shorter than its Content-Length")
+            if self.is_chunked:
+                parts.append(b"0\r\n\r\n")
+            self.is_done = True
+        self._put(parts)
+
+    def _frame(self, body: bytes, parts: list[bytes]) -> None:
+        self.exchange.bytes_out += len(body)
+        if self.is_chunked:
+            parts += (b"%x\r\n" % len(body), body, b"\r\n")
+            return
+        if self.remaining >= 0:
+            self.remaining -= len(body)
+            if self.remaining < 0:
+                raise RuntimeError("the answer's body is longer than its Content-Length")
+        parts.append(body)
+
+    def _put(self, parts: list[bytes]) -> None:
+        transport = self.protocol.transport
+        if len(parts) == 1:
+            transport.write(parts[0])
+        elif len(parts) == 2 and len(parts[1]) > _JOIN_BOUND:
+            transport.write(parts[0])
+            transport.write(parts[1])
+        elif parts:
+            transport.write(b"".join(parts))
+
+    def _started(self, status: int) -> None:
+        self.is_started = True
+        exchange = self.exchange
+        exchange.status = status
+        exchange.first_byte = self.protocol.loop.time()
+
+    def _compose(self, status: int, headers: list[Header], length: int) -> bytes:
+        """Head of the answer. `length` is the body's, -1 while it is not known."""
+        method = self.scope["method"]
+        is_old = self.scope["http_version"] == "1.0"
+        declared = -1
+        has_date = False
+        lines = [_STATUS_LINES[status]]
+        for name, value in headers:
+            if name == b"content-length":
+                declared = _length(value)
+                continue
+            if name in (b"transfer-encoding", b"connection", b"keep-alive"):
+                continue
+            if name == b"date":
+                has_date = True
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not has_date:
+            lines += [b"%b: %b\r\n" % header for header in self.protocol.state.default_headers]
+        self.is_empty = method == "HEAD" or status in _BODILESS or status < 200
+        if self.is_empty:
+            if declared >= 0 and status != 204 and status >= 200:
+                lines.append(b"content-length: %d\r\n" % declared)
+        elif declared >= 0 or length >= 0:
+            self.remaining = declared if declared >= 0 else length
+            lines.append(b"content-length: %d\r\n" % self.remaining)
+        elif is_old:
+            self.is_kept = False
+        else:
+            self.is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.is_body_done or self.failure is not None:
+            self.is_kept = False
+        if not self.is_kept:
+            lines.append(b"connection: close\r\n")
+        elif is_old:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        # A control character in a plugin's or upstream's field would end it early: two counts are cheaper than a scan
+        # of each value (one CR LF for each line, and no other).
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+            raise RuntimeError("a header field of the answer contains a control character")
+        return head
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.scope['method']} done={self.is_done} started={self.is_started} body={self.size}>"
+
+
+def _length(value: bytes) -> int:
+    if not value.isdigit():
+        raise RuntimeError("the answer's Content-Length is not a number")
+    return int(value)

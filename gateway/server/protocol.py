@@ -1,0 +1,323 @@
+"""The server's side of a client connection: HTTP/1.1 on httptools, one ASGI task per request.
+
+uvicorn stays the server (sockets, TLS, lifecycle) and takes this class by its `http=` option. What it brings that
+uvicorn's own lacks: deadlines for a silent or dripping client, limits on head and target, a visibly broken stream
+where an answer cannot be completed, and the news that a client left, at once.
+
+Rules of this module:
+- One `Answer` is current; requests that arrive behind it (pipelining) wait in a bounded queue while reading pauses.
+- A head that cannot be accepted becomes a scope with `refusal` in it and travels through the same app, so that it is
+  answered, logged and counted like any other; the connection closes behind it.
+- An answer that ends early is never ended cleanly: the transport is aborted.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway.config.settings import Limits
+from gateway.core.deadlines import NEVER, Deadlines
+from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
+from gateway.model import Exchange, Header
+from gateway.server.answer import Answer
+from gateway.server.target import prepare
+
+_PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
+_LINGER = 2.0  # seconds to read on after refusing a body, so that the refusal is not lost to a reset
+_LINGER_BYTES = 1024 * 1024
+
+
+class EdgeConfig(Config):
+    """uvicorn's configuration and what our protocol needs beside it."""
+
+    limits: Limits
+    deadlines: Deadlines
+
+
+class EdgeProtocol(asyncio.Protocol):
+    """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
+
+    __slots__ = (
+        "answer", "app", "client", "closing", "deadline", "deadlines", "discarded", "expects", "fed", "header_bytes",
+        "headers", "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal",
+        "scheme", "server", "state", "target", "transport", "write_waiters",
+    )  # fmt: skip
+
+    def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
+        self.app = config.loaded_app
+        self.limits = config.limits
+        self.deadlines = config.deadlines
+        self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
+        self.state = server_state
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.parser = httptools.HttpRequestParser(self)
+        self.answer: Answer | None = None
+        self.pipeline: deque[Answer] = deque()
+        self.write_waiters: list[asyncio.Future[None]] = []
+        self.deadline = NEVER
+        self.closing = False
+        self.is_paused = False  # the transport's write buffer is full
+        self.is_lingering = False
+        self.discarded = 0
+        self.is_head_done = False
+        self.fed = 0
+        self.refusal: GatewayError | None = None
+        self._begin()
+
+    # --- the transport's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.state.connections.add(cast(Any, self))
+        self.deadlines.watched.add(self)
+        self.deadline = self.loop.time() + self.limits.headers_timeout
+        self.client = _address(transport.get_extra_info("peername"))
+        self.server = _address(transport.get_extra_info("sockname"))
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state.connections.discard(cast(Any, self))
+        self.deadlines.watched.discard(self)
+        self.closing = True
+        self.resume_writing()
+        self.pipeline.clear()
+        if self.answer is not None:
+            self.answer.lost()
+
+    def eof_received(self) -> None:
+        """A half-closed connection counts as closed: over TLS it cannot be told apart."""
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return self._discard(data)
+        if not self.is_head_done:
+            if self.fed == 0:
+                self.deadline = self.loop.time() + self.limits.headers_timeout
+            self.fed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._after_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(self.refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}."))
+        else:
+            if not self.is_head_done and self.fed > self.limits.header_bytes + self.limits.target_bytes:
+                self._refuse(HeadersTooLarge())
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+        self.deadline = self.loop.time() + self.limits.write_idle
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        if self.answer is not None:
+            self.deadline = NEVER if self.answer.is_body_done else self.loop.time() + self.limits.body_idle
+        for waiter in self.write_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.write_waiters.clear()
+
+    def on_deadline(self, now: float) -> None:
+        if self.is_lingering or self.is_paused:
+            self.transport.abort()
+        elif self.answer is not None and not self.answer.is_body_done:
+            self.closing = True
+            self.answer.fail(BodyTimeout())
+        elif self.answer is None and not self.is_head_done and self.fed:
+            self._refuse(BodyTimeout("The request's header section did not arrive in time."))
+        elif self.answer is None:
+            self.transport.close()
+
+    # --- the parser's side ---
+
+    def on_message_begin(self) -> None:
+        self._begin()
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+        if len(self.target) > self.limits.target_bytes:
+            self._stop(TargetTooLong())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.is_head_done:
+            self._on_trailer(name, value)
+            return
+        self.header_bytes += len(name) + len(value) + 4
+        if self.header_bytes > self.limits.header_bytes or len(self.headers) >= self.limits.header_count:
+            self._stop(HeadersTooLarge())
+        name = name.lower()
+        if name == b"expect":
+            self.expects = value.lower() == b"100-continue"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_head_done = True
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
+        scope = self._scope(parser.get_method().decode("ascii"), version)
+        answer = Answer(self, scope)
+        answer.is_kept = parser.should_keep_alive() or parser.should_upgrade()
+        try:
+            prepare(scope)
+        except GatewayError as refusal:
+            scope["refusal"] = refusal
+            answer.is_kept = False
+        answer.expects = self.expects and version == "1.1"
+        self._enqueue(answer)
+
+    def on_body(self, body: bytes) -> None:
+        self._latest().feed(body)
+
+    def on_message_complete(self) -> None:
+        self._latest().feed_eof()
+        self.is_head_done = False
+        self.fed = 0
+
+    # --- for Answer ---
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of what was written."""
+        if self.is_paused and not self.closing:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self.write_waiters.append(waiter)
+            await waiter
+
+    def answered(self, answer: Answer, *, is_reusable: bool) -> None:
+        """The app has sent all of an answer: go on with the next request, wait for one, or close."""
+        self.state.total_requests += 1
+        self.answer = None
+        if not is_reusable or self.closing:
+            self._linger(is_needed=not answer.is_body_done)
+        elif self.pipeline:
+            self._start(self.pipeline.popleft())
+        else:
+            self.deadline = self.loop.time() + self.limits.keep_alive
+            self.transport.resume_reading()
+
+    def shutdown(self) -> None:
+        """uvicorn's call when the server stops: idle connections close now, busy ones after their answer."""
+        if self.answer is None:
+            self.closing = True
+            self.transport.close()
+        else:
+            self.answer.is_kept = False
+
+    # --- inside ---
+
+    def _begin(self) -> None:
+        self.target = b""
+        self.headers: list[Header] = []
+        self.header_bytes = 0
+        self.expects = False
+
+    def _scope(self, method: str, version: str) -> dict[str, Any]:
+        exchange = Exchange("", self.loop.time(), self.client[0])
+        exchange.wire_counts = True
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": method,
+            "scheme": self.scheme,
+            "raw_path": self.target,
+            "path": "",  # see `target.py`
+            "query_string": b"",
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "exchange": exchange,
+        }
+
+    def _latest(self) -> Answer:
+        return self.pipeline[-1] if self.pipeline else cast(Answer, self.answer)
+
+    def _enqueue(self, answer: Answer) -> None:
+        if self.answer is None:
+            self._start(answer)
+        elif len(self.pipeline) < _PIPELINE_BOUND:
+            self.pipeline.append(answer)
+            self.transport.pause_reading()
+        else:
+            self._stop(BadRequest("Too many requests are waiting on this connection."))
+
+    def _start(self, answer: Answer) -> None:
+        self.answer = answer
+        self.deadline = NEVER if answer.is_body_done else self.loop.time() + self.limits.body_idle
+        task = self.loop.create_task(answer.run(self.app))
+        self.state.tasks.add(task)
+        task.add_done_callback(self.state.tasks.discard)
+
+    def _stop(self, refusal: GatewayError) -> None:
+        """Inside a parser callback: remember why, and make the parser give up."""
+        self.refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: GatewayError) -> None:
+        """Answer what cannot be parsed once, behind what is under way, and read no more."""
+        self.closing = True
+        latest = self._latest() if self.answer is not None else None
+        if latest is not None and not latest.is_body_done:
+            latest.fail(refusal)
+            return
+        method = self.parser.get_method().decode("ascii", "replace") if self.target else "-"
+        scope = self._scope(method, "1.1")
+        scope["refusal"] = refusal
+        answer = Answer(self, scope)
+        answer.is_kept = False
+        answer.is_body_done = True
+        self.closing = self.answer is None
+        self._enqueue_last(answer)
+
+    def _enqueue_last(self, answer: Answer) -> None:
+        if self.answer is None:
+            self._start(answer)
+        else:
+            self.pipeline.append(answer)
+            self.transport.pause_reading()
+
+    def _after_upgrade(self, rest: bytes) -> None:
+        """Upgrade is ignored, as RFC 9110, 7.8 allows: the request is an ordinary one. llhttp stops at its head, so a
+        body or a CONNECT, which it would not have framed, is refused rather than guessed at."""
+        answer = self._latest()
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        if answer.scope["method"] == "CONNECT" or has_body:
+            answer.is_kept = False
+            answer.scope["refusal"] = BadRequest("This gateway offers no such upgrade or tunnel.")
+        if rest and answer.is_kept:
+            self.data_received(rest)
+
+    def _on_trailer(self, name: bytes, value: bytes) -> None:
+        self.header_bytes += len(name) + len(value) + 4
+        if self.header_bytes > 2 * self.limits.header_bytes:
+            self._stop(HeadersTooLarge("The request's trailer section is too large."))
+
+    def _linger(self, *, is_needed: bool) -> None:
+        self.closing = True
+        if not is_needed or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.is_lingering = True
+        self.deadline = self.loop.time() + _LINGER
+        self.transport.resume_reading()
+
+    def _discard(self, data: bytes) -> None:
+        self.discarded += len(data)
+        if self.is_lingering and self.discarded > _LINGER_BYTES:
+            self.transport.abort()
+
+    def __repr__(self) -> str:
+        return f"<EdgeProtocol {self.client} answer={self.answer!r} queued={len(self.pipeline)} closing={self.closing}>"
+
+
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+
+def _address(info: Any) -> tuple[str, int]:
+    return (str(info[0]), int(info[1])) if isinstance(info, tuple) and len(info) >= 2 else ("", 0)

@@ -1,0 +1,188 @@
+"""A worker: the data plane and nothing else. asyncio on uvloop, uvicorn's server, our protocol.
+
+It is told things by signals: SIGHUP, a new generation is published; SIGUSR1, write your counts; SIGTERM, finish what
+runs and end. It answers in its row of the zone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import uvicorn
+import uvloop
+
+from gateway.app import Runtime, make_app
+from gateway.control import publish
+from gateway.edge.meters import FLUSH_SECONDS
+from gateway.server.protocol import EdgeConfig, EdgeProtocol
+from gateway.server.redirect import redirect_to
+from gateway.server.zone import CONNECTIONS, FLUSHED, LOADED, PID, STARTED, Zone
+from gateway.tls.store import CertificateStore
+
+_log = logging.getLogger("gateway.worker")
+
+_SWEEP_SECONDS = 0.1  # how late a deadline may be met
+_TRIM_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: its slot among `count`, the sockets that are its own, the zone, the state's folder."""
+
+    slot: int
+    count: int
+    https: socket.socket
+    http: socket.socket | None
+    zone: Zone
+    state_dir: Path
+
+
+class Worker:
+    """The inside of a worker process, after the fork."""
+
+    def __init__(self, place: Place, certificates: CertificateStore, tls: Any) -> None:
+        self.place = place
+        self.certificates = certificates
+        self.tls = tls
+        self.row = place.zone.workers[place.slot]
+        self.published = publish.read(place.state_dir)
+        self.settings = self.published.read_settings()
+        self.loop = asyncio.get_running_loop()
+        self.runtime = Runtime.create(place.slot, place.count, place.zone, self.settings)
+        self.runtime.swap(self.published)
+        self.server = _Server(self._config(self.tls))
+        self.is_swapping = False
+
+    async def run(self) -> None:
+        place, loop = self.place, self.loop
+        await asyncio.to_thread(self.certificates.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._on_published)
+        loop.add_signal_handler(signal.SIGUSR1, self._flush)
+        loop.add_signal_handler(signal.SIGTERM, self.server.stop)
+        self.row[STARTED] += 1
+        self._sweep()
+        self._trim()
+        self._flush_often()
+        plain = await self._listen_plainly()
+        self.row[LOADED] = self.published.generation
+        self.row[PID] = os.getpid()
+        self._on_published()
+        try:
+            await self.server.serve(sockets=[place.https])
+        finally:
+            if plain is not None:
+                plain.close()
+            self.runtime.close()
+
+    # --- what it is told ---
+
+    def _on_published(self) -> None:
+        if not self.is_swapping:
+            self.is_swapping = True
+            task = self.loop.create_task(self._swap())
+            self.server.server_state.tasks.add(task)
+            task.add_done_callback(self.server.server_state.tasks.discard)
+
+    async def _swap(self) -> None:
+        """Take over the newest generation; the old one serves on if that fails."""
+        try:
+            await asyncio.to_thread(self.certificates.reload)
+            while (published := publish.read(self.place.state_dir)).generation > self.published.generation:
+                self.runtime.swap(published)
+                self.published = published
+                self.row[LOADED] = published.generation
+        except Exception:  # a task's border: the controller sees that LOADED stays behind, and reports it
+            _log.exception("worker %d stays with generation %d", self.place.slot, self.published.generation)
+        finally:
+            self.is_swapping = False
+
+    def _flush(self) -> None:
+        self.row[CONNECTIONS] = len(self.server.server_state.connections)
+        self.runtime.recorder.totals.connections = self.row[CONNECTIONS]
+        self.runtime.recorder.flush()
+        self.row[FLUSHED] += 1
+
+    # --- what it does by itself ---
+
+    def _sweep(self) -> None:
+        self.runtime.deadlines.sweep(self.loop.time())
+        self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _trim(self) -> None:
+        self.runtime.trim(self.loop.time())
+        self.loop.call_later(_TRIM_SECONDS, self._trim)
+
+    def _flush_often(self) -> None:
+        self._flush()
+        self.loop.call_later(FLUSH_SECONDS, self._flush_often)
+
+    # --- its sockets ---
+
+    def _config(self, tls: Any, app: Any = None) -> EdgeConfig:
+        shutdown = self.settings.gateway.shutdown
+        config = EdgeConfig(
+            app or make_app(self.runtime, self.settings),
+            http=EdgeProtocol,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ssl_context_factory=(lambda config, default: tls) if tls else None,
+            timeout_graceful_shutdown=max(1, round(shutdown.grace)),
+            backlog=4096,
+        )
+        config.limits = self.settings.gateway.limits
+        config.deadlines = self.runtime.deadlines
+        return config
+
+    async def _listen_plainly(self) -> asyncio.Server | None:
+        """The listener that redirects to https."""
+        if self.place.http is None:
+            return None
+        config = self._config(None, redirect_to(self.settings.gateway.https[1]))
+        config.load()
+        return await self.loop.create_server(
+            lambda: EdgeProtocol(config, self.server.server_state, None), sock=self.place.http
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, whose signals are the master's business."""
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
+    """Be a worker until told to stop. Called in the child, right after the fork; signals are blocked until the loop
+    can take them."""
+    _ignore_terminal()
+
+    async def main() -> None:
+        worker = Worker(place, certificates, tls)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        await worker.run()
+
+    uvloop.run(main())
+
+
+def _ignore_terminal() -> None:
+    """Ctrl-C reaches the whole process group; only the master acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

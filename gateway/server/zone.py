@@ -1,0 +1,97 @@
+"""The memory that the processes of one machine share: fixed arrays in one memfd, mapped before the fork.
+
+Every cell has one writer (named beside it) and readers add up, so nothing here needs a lock; aligned cells of up to
+eight bytes are written by one store. The token buckets behind the arrays take byte-range locks on the file descriptor
+(`stores/shared.py`), which the kernel releases if the holder dies.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.core.endpoint import Row
+from gateway.core.snapshot import ENDPOINTS
+
+WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
+
+# Words of the header, 8 bytes each, and who writes them.
+MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT = range(6)
+_HEADER_WORDS: Final = 64
+# Words of a worker's row.
+PID, LOADED, FLUSHED, CONNECTIONS, STARTED = range(5)
+_WORKER_WORDS: Final = 8
+
+_HEADER = 8 * _HEADER_WORDS
+_ROWS = 8 * _WORKER_WORDS * WORKERS
+_HEALTH = ENDPOINTS
+_IN_FLIGHT = 4 * WORKERS * ENDPOINTS
+_LATENCY = 4 * WORKERS * ENDPOINTS
+_FIXED = _HEADER + _ROWS + _HEALTH + _IN_FLIGHT + _LATENCY
+
+
+class Zone:
+    """The arrays, as memoryviews."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self.map = mmap.mmap(fd, size)
+        view = memoryview(self.map)
+        at = 0
+
+        def cut(length: int, kind: str) -> memoryview:
+            nonlocal at
+            at += length
+            return view[at - length : at].cast(kind)
+
+        self.header = cut(_HEADER, "q")
+        rows = cut(_ROWS, "q")
+        self.workers = [rows[i * _WORKER_WORDS : (i + 1) * _WORKER_WORDS] for i in range(WORKERS)]
+        self.health = cut(_HEALTH, "B")  # controller
+        counts = cut(_IN_FLIGHT, "i")
+        self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
+        latencies = cut(_LATENCY, "f")
+        self.latency = [latencies[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, seconds
+        self.buckets_at = _FIXED
+        self.buckets = view[_FIXED:]
+
+    @classmethod
+    def create(cls, bucket_bytes: int) -> "Zone":
+        """A fresh zone. Pages are touched when they are used, so that size costs address space only."""
+        fd = os.memfd_create("gateway-zone", os.MFD_CLOEXEC)
+        size = _FIXED + bucket_bytes
+        os.ftruncate(fd, size)
+        return cls(fd, size)
+
+    @classmethod
+    def adopt(cls, fd: int) -> "Zone":
+        """The zone of a predecessor, inherited over exec."""
+        return cls(fd, os.fstat(fd).st_size)
+
+    def row(self, worker: int, count: int) -> Row:
+        """The cells of one of `count` workers."""
+        others: Sequence[Sequence[int]] = [self.in_flight[i] for i in range(count) if i != worker]
+        return Row(self.health, self.in_flight[worker], others)
+
+    def reclaim(self, worker: int) -> None:
+        """A worker died: what it held is free. Called by the master before it starts a successor."""
+        for cells in (self.in_flight[worker], self.latency[worker]):
+            length = len(cells) * 4
+            cells.cast("B")[:] = bytes(length)
+        self.workers[worker][PID] = 0
+
+    def __repr__(self) -> str:
+        header = self.header
+        return f"<Zone generation={header[GENERATION]} workers={header[WORKER_COUNT]} draining={header[DRAINING]}>"
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def end_with_parent(parent: int, signal: int) -> None:
+    """Have the kernel send `signal` to this process when its parent dies; exit at once if it has died already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,204 @@
+"""One connection to an endpoint: an asyncio protocol on httptools, one exchange at a time, one future per wait.
+
+What a general client gets wrong and this does not: surplus bytes never reach the next request (a connection with any
+is closed), a stale kept-alive connection is told apart from a failure, and a wait ends the moment the client leaves.
+"""
+
+import asyncio
+from typing import cast
+
+from gateway.core.deadlines import NEVER, Deadlines
+from gateway.errors import (
+    ClientLeft,
+    GatewayError,
+    StaleConnection,
+    UpstreamClosed,
+    UpstreamTimeout,
+    UpstreamTruncated,
+)
+from gateway.upstream.reply import Reply
+
+_READ_BOUND = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
+_STALE_WINDOW = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
+
+
+class Connection(asyncio.Protocol):
+    """A connection; `is_idle` while no exchange uses it."""
+
+    __slots__ = (
+        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_idle", "is_reading", "is_reused", "is_writable",
+        "loop", "received", "reply", "sent_at", "timeout_error", "transport", "waiter", "write_waiter",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
+        self.loop = loop
+        self.deadlines = deadlines
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.reply: Reply = Reply(is_head=False)
+        self.waiter: asyncio.Future[None] | None = None
+        self.write_waiter: asyncio.Future[None] | None = None
+        self.error: GatewayError | None = None
+        self.deadline = NEVER
+        self.idle_since = 0.0
+        self.sent_at = 0.0
+        self.received = False  # any byte of the current answer
+        self.is_closed = False
+        self.is_idle = True
+        self.is_reused = False
+        self.is_reading = True
+        self.is_writable = True
+
+    # --- the transport's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_idle:  # nobody asked: whatever this is, it must not answer the next request
+            self.abort()
+            return
+        self.received = True
+        reply = self.reply
+        try:
+            reply.feed(data)
+        except GatewayError as error:
+            self.fail(error)
+            return
+        if reply.size > _READ_BOUND and self.is_reading:
+            self.is_reading = False
+            self.transport.pause_reading()
+        waiter = self.waiter
+        if waiter is not None and reply.is_head_done and not waiter.done():
+            waiter.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        if not self.is_idle and self.error is None and not self.reply.feed_eof():
+            self.error = self._why_lost()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """A server that closes its side is done: the transport closes, `connection_lost` decides what it means."""
+
+    def pause_writing(self) -> None:
+        self.is_writable = False
+
+    def resume_writing(self) -> None:
+        self.is_writable = True
+        if self.write_waiter is not None and not self.write_waiter.done():
+            self.write_waiter.set_result(None)
+
+    def on_deadline(self, now: float) -> None:
+        self.fail(UpstreamTimeout())
+
+    # --- for the forwarder ---
+
+    def begin(self, data: bytes, *, is_head: bool) -> None:
+        """Start an exchange: write the request's head, and its body where that is at hand."""
+        if self.is_reused:
+            if self.reply.is_head or is_head:  # llhttp was never told that no body follows
+                self.reply = Reply(is_head=is_head)
+            else:
+                self.reply.begin(is_head=False)
+        elif is_head:
+            self.reply.is_head = True
+        self.is_idle = False
+        self.received = False
+        self.sent_at = self.loop.time()
+        self.deadlines.watched.add(self)
+        self.transport.write(data)
+
+    async def write(self, data: bytes, idle: float) -> None:
+        """Send more of the request's body; returns when the transport wants more, within `idle` seconds. Raises
+        nothing: a server that broke off, answered early or stopped reading shows in the answer."""
+        if self.is_closed:
+            return
+        self.transport.write(data)
+        if not self.is_writable:
+            whole, self.deadline = self.deadline, min(self.deadline, self.loop.time() + idle)
+            self.write_waiter = self.loop.create_future()
+            await self.write_waiter
+            self.deadline = whole
+
+    async def head(self, deadline: float) -> Reply:
+        """Wait for the answer's header section until `deadline` (loop time). Raises UpstreamError, ClientLeft."""
+        self.deadline = deadline
+        if not self.reply.is_head_done:
+            await self._wait()
+        if not self.reply.is_head_done:
+            raise self.error or UpstreamClosed()
+        return self.reply
+
+    async def read(self, idle: float, total: float) -> bytes:
+        """The next part of the body, as it arrived; see `reply.is_complete` for the end. `idle`: seconds it may take,
+        `total`: when all must be over (loop time). Raises UpstreamTruncated, UpstreamTimeout, ClientLeft."""
+        reply = self.reply
+        while not reply.chunks and not reply.is_complete:
+            if self.error is not None or self.is_closed:
+                raise self.error or UpstreamTruncated()
+            self.deadline = min(self.loop.time() + idle, total)
+            await self._wait()
+        body = reply.take()
+        if not self.is_reading and not self.is_closed:
+            self.is_reading = True
+            self.transport.resume_reading()
+        return body
+
+    def end(self, *, is_sent: bool) -> bool:
+        """The exchange is over; `is_sent`: all of the request went out. True if the connection may serve another."""
+        self.deadlines.watched.discard(self)
+        self.deadline = NEVER
+        reply = self.reply
+        is_usable = (
+            reply.is_complete and reply.is_kept and not reply.is_surplus and self.error is None and not self.is_closed
+        )
+        if is_usable and is_sent and self.is_writable:
+            self.is_idle = True
+            self.is_reused = True
+            return True
+        self.abort()
+        return False
+
+    def cancel(self) -> None:
+        """The client left: end the exchange now, so that the upstream stops working for it."""
+        self.fail(ClientLeft())
+
+    def fail(self, error: GatewayError) -> None:
+        if self.error is None:
+            self.error = error
+        self.abort()
+        self._wake()
+
+    def abort(self) -> None:
+        self.is_closed = True
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.abort()
+
+    # --- inside ---
+
+    async def _wait(self) -> None:
+        if self.error is not None or self.is_closed:
+            return
+        self.waiter = self.loop.create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+        if self.error is not None and isinstance(self.error, ClientLeft | UpstreamTimeout):
+            raise self.error
+
+    def _why_lost(self) -> GatewayError:
+        if self.reply.is_head_done:
+            return UpstreamTruncated()
+        if self.is_reused and not self.received and self.loop.time() - self.sent_at < _STALE_WINDOW:
+            return StaleConnection()
+        return UpstreamClosed()
+
+    def _wake(self) -> None:
+        for waiter in (self.waiter, self.write_waiter):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "idle" if self.is_idle else "busy"
+        return f"<Connection {state} reused={self.is_reused} {self.reply!r} error={self.error!r}>"

@@ -1,0 +1,76 @@
+"""The kept-alive connections of a worker: a bounded LIFO stack per endpoint."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from gateway.core.deadlines import Deadlines
+from gateway.core.endpoint import Address
+from gateway.errors import ConnectFailed, ConnectTimeout
+from gateway.upstream.connection import Connection
+
+_IDLE_BOUND = 512  # connections kept per endpoint; above it the oldest use is closed
+_IDLE_SECONDS = 50.0  # below the 60 s at which most servers close, so that we are the one who closes first
+
+
+class Connections:
+    """Connections to one address. LIFO: the warm ones are used, the surplus grows old and is closed."""
+
+    __slots__ = ("address", "deadlines", "host_line", "idle", "loop", "tls")
+
+    def __init__(self, address: Address, deadlines: Deadlines, tls: Callable[[], ssl.SSLContext]) -> None:
+        self.address = address
+        self.host_line = b"host: %b\r\n" % address.authority
+        self.deadlines = deadlines
+        self.loop = asyncio.get_running_loop()
+        self.tls = tls() if address.scheme == "https" else None
+        self.idle: list[Connection] = []
+
+    def take(self) -> Connection | None:
+        """A connection that stands ready, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.is_closed and not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def open(self, timeout: float) -> Connection:
+        """A new connection within `timeout` seconds. Raises ConnectFailed, ConnectTimeout."""
+        host, port = self.address.host, self.address.port
+        try:
+            async with asyncio.timeout(timeout):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self.loop, self.deadlines), host, port, ssl=self.tls
+                )
+        except TimeoutError as error:
+            raise ConnectTimeout from error
+        except ssl.SSLError as error:
+            raise ConnectFailed("The model server's certificate or TLS cannot be trusted.") from error
+        except OSError as error:
+            raise ConnectFailed from error
+        return connection
+
+    def give_back(self, connection: Connection, *, is_sent: bool) -> None:
+        """The exchange is over: keep the connection if it is clean (`is_sent`: all of the request went out)."""
+        if connection.end(is_sent=is_sent):
+            connection.idle_since = self.loop.time()
+            self.idle.append(connection)
+            if len(self.idle) > _IDLE_BOUND:
+                self.idle.pop(0).abort()
+
+    def trim(self, now: float) -> None:
+        """Close what nobody used for a while; called now and then."""
+        everything, self.idle = self.idle, []
+        for connection in everything:
+            if connection.is_closed or now - connection.idle_since > _IDLE_SECONDS:
+                connection.abort()
+            else:
+                self.idle.append(connection)
+
+    def close(self) -> None:
+        for connection in self.idle:
+            connection.abort()
+        self.idle = []
+
+    def __repr__(self) -> str:
+        return f"<Connections {self.address.host}:{self.address.port} idle={len(self.idle)}>"

@@ -1,0 +1,146 @@
+"""An upstream's answer as it is parsed: httptools callbacks in, parts to forward out.
+
+Rules of this module: interim answers (1xx) are counted and dropped; the framing must be one that RFC 9112, 6.3 knows;
+trailers are dropped; bytes after the end make the connection useless but not the answer.
+"""
+
+import httptools
+
+from gateway.errors import UpstreamInvalid
+from gateway.model import Header
+
+_HEAD_BOUND = 64 * 1024  # bytes of an answer's header section, as for requests
+_FIELD_BOUND = 256
+_INTERIM_BOUND = 16  # 1xx answers before the final one; RFC 9110, 15.2 sets none, a flood of them is an attack
+
+
+class Reply:
+    """One answer. A connection feeds it; `Forward` reads it."""
+
+    __slots__ = (
+        "bytes_seen", "chunks", "error", "field_count", "headers", "interims", "is_complete", "is_head", "is_head_done",
+        "is_interim", "is_kept", "is_surplus", "is_until_close", "parser", "size", "status",
+    )  # fmt: skip
+
+    def __init__(self, *, is_head: bool) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.begin(is_head=is_head)
+
+    def begin(self, *, is_head: bool) -> None:
+        """Make ready for the answer to a new request; `is_head`: the request's method is HEAD (no body comes)."""
+        self.is_head = is_head
+        self.status = 0
+        self.headers: list[Header] = []
+        self.chunks: list[bytes] = []
+        self.size = 0  # bytes in chunks
+        self.bytes_seen = 0  # of the head
+        self.field_count = 0
+        self.interims = 0
+        self.is_head_done = False
+        self.is_interim = False
+        self.is_complete = False
+        self.is_kept = False
+        self.is_until_close = False
+        self.is_surplus = False
+        self.error: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Raises UpstreamInvalid. Bytes behind a complete answer only set `is_surplus`."""
+        if self.is_complete:
+            self.is_surplus = True
+            return
+        if not self.is_head_done:
+            self.bytes_seen += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise UpstreamInvalid("The model server switched protocols unasked.") from None
+        except httptools.HttpParserError as error:
+            if self.is_complete:
+                self.is_surplus = True
+                return
+            raise UpstreamInvalid(self.error) from error
+        if not self.is_head_done and self.bytes_seen > _HEAD_BOUND:
+            raise UpstreamInvalid("The model server's header section is too large.")
+
+    def feed_eof(self) -> bool:
+        """The connection ended. True if that is how this answer was to end."""
+        if self.is_until_close and self.is_head_done and not self.is_complete:
+            self.is_complete = True
+            self.is_kept = False
+        return self.is_complete
+
+    def take(self) -> bytes:
+        """What has arrived of the body since the last call."""
+        chunks = self.chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.chunks = []
+        self.size = 0
+        return body
+
+    # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self.is_surplus = True
+            raise UpstreamInvalid
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.field_count += 1
+        if self.field_count > _FIELD_BOUND:
+            self._stop("The model server's header section is too large.")
+        if not self.is_head_done:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self.parser.get_status_code()
+        if status < 200:
+            self._on_interim(status)
+            return
+        if status > 599:
+            self._stop("The model server's status is not one of HTTP.")
+        self.status = status
+        self.is_kept = self.parser.should_keep_alive()
+        self._check_framing()
+        self.is_head_done = True
+        if self.is_head:
+            self.is_complete = True
+
+    def on_body(self, body: bytes) -> None:
+        if self.is_head:  # RFC 9112, 6.3: no body follows, whatever the fields say
+            self.is_surplus = True
+            return
+        self.chunks.append(body)
+        self.size += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.is_interim:
+            self.is_interim = False
+            self.headers = []
+            return
+        self.is_complete = True
+
+    def _on_interim(self, status: int) -> None:
+        self.interims += 1
+        if status == 101:
+            self._stop("The model server switched protocols unasked.")
+        if self.interims > _INTERIM_BOUND:
+            self._stop("The model server sent too many interim answers.")
+        self.is_interim = True
+
+    def _check_framing(self) -> None:
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (lengths or codings != [b"chunked"] and [c.strip().lower() for c in codings] != [b"chunked"]):
+            self._stop("The model server's answer has no framing that can be trusted.")
+        if len(lengths) > 1:
+            self._stop("The model server's answer has more than one length.")
+        is_bodiless = self.status in (204, 304) or self.is_head
+        self.is_until_close = not (lengths or codings or is_bodiless)
+
+    def _stop(self, message: str) -> None:
+        self.error = message
+        raise UpstreamInvalid(message)
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status or '-'} complete={self.is_complete} waiting={self.size} kept={self.is_kept}>"

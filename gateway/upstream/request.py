@@ -1,0 +1,72 @@
+"""The request as it goes upstream: re-serialised from parsed parts, never copied.
+
+Hop-by-hop fields and what Connection names stay behind (RFC 9110, 7.6.1); who asked, for what host and over what travels
+in X-Forwarded-*, with what a trusted proxy said before us in front.
+"""
+
+from typing import Any
+
+from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all, nominated
+from gateway.model import Exchange, Header
+from gateway.upstream.connections import Connections
+
+_DROPPED = HOP_BY_HOP | REPLACED_UPSTREAM
+_ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
+_BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
+UNKNOWN_LENGTH = -1
+
+
+def compose(
+    scope: dict[str, Any], exchange: Exchange, connections: Connections, length: int, *, is_host_kept: bool
+) -> bytes:
+    """The request's head, to the empty line. `length` is the body's: bytes, or UNKNOWN_LENGTH for chunks."""
+    method: str = scope["method"]
+    query: bytes = scope["query_string"]
+    path = connections.address.prefix + exchange.path
+    headers: list[Header] = scope["headers"]
+    host = b""
+    dropped = _DROPPED
+    lines = []
+    for name, value in headers:
+        if name not in dropped:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif name == b"host":
+            host = value
+        elif name == b"connection" and value not in _ORDINARY_CONNECTION:
+            dropped = _DROPPED | nominated(get_all(headers, b"connection"))
+            lines = [line for line in lines if line.partition(b":")[0] not in dropped]
+    if length == UNKNOWN_LENGTH:
+        framing = b"transfer-encoding: chunked\r\n"
+    elif length or method in _BODY_METHODS:
+        framing = b"content-length: %d\r\n" % length
+    else:
+        framing = b""
+    start = b"%b %b?%b HTTP/1.1\r\n" if query else b"%b %b%b HTTP/1.1\r\n"
+    return b"".join(
+        (
+            start % (method.encode(), path, query),
+            b"host: %b\r\n" % host if is_host_kept and host else connections.host_line,
+            *lines,
+            framing,
+            _provenance(scope, exchange, host),
+        )
+    )
+
+
+def _provenance(scope: dict[str, Any], exchange: Exchange, host: bytes) -> bytes:
+    """X-Forwarded-*, Via and X-Request-Id, and the empty line."""
+    peer = (scope["client"] or ("",))[0].encode()
+    proto = scope["scheme"].encode()
+    via = b"%b gateway" % scope["http_version"].encode()
+    if exchange.is_trusted:
+        headers = scope["headers"]
+        peer = b", ".join((*get_all(headers, b"x-forwarded-for"), peer))
+        proto = (get_all(headers, b"x-forwarded-proto") or [proto])[0]
+        host = (get_all(headers, b"x-forwarded-host") or [host])[0]
+    before = get_all(scope["headers"], b"via")
+    if before:
+        via = b", ".join((*before, via))
+    return (
+        b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nvia: %b\r\nx-request-id: %b\r\n\r\n"
+        % (peer, proto, host, via, exchange.request_id.encode())
+    )
