@@ -1,12 +1,13 @@
 """The compiled, immutable configuration: what a request reads once and keeps to its end."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
 from gateway.core.dispatch import Directory
-from gateway.core.endpoint import Endpoint, Health
+from gateway.core.endpoint import Endpoint
+from gateway.core.load import OpenList
 from gateway.core.split import Split
 
 ENDPOINTS = 16_384  # that one machine's zone has cells for; a configuration with more is refused
@@ -32,11 +33,14 @@ class Pool:
     policy: Policy
     served_model: str  # what the upstream calls the model
     served_version: str | None  # what it calls the version; None: as the client says
+    _open: OpenList = field(init=False, repr=False)
 
-    def candidates(self, tried: Sequence[Endpoint] = ()) -> list[Endpoint]:
+    def __post_init__(self) -> None:
+        self._open = OpenList(self.endpoints)
+
+    def candidates(self, tried: Collection[Endpoint] = ()) -> Sequence[Endpoint]:
         """Endpoints that may take new work: those that are up; failing that, those not yet checked. `tried` are out."""
-        up = [e for e in self.endpoints if e.health is Health.UP and e not in tried]
-        return up or [e for e in self.endpoints if e.health is Health.CHECKING and e not in tried]
+        return self._open.candidates(tried)
 
 
 @dataclass(slots=True)
