@@ -1,0 +1,140 @@
+"""What is counted, and how counts of several workers become one. Plain numbers in plain containers: a worker adds to
+them on the hot path, writes them out now and then (`edge/meters.py`), and the controller adds the workers' up.
+
+Bounds. Every label comes from the configuration, from an endpoint's pool or from a class of `errors.py`, never from
+what a client wrote: an unmatched request is model "". One pair of model and version costs 2 x (buckets + 2) + statuses
+seen + 4 series, about 50, whatever the number of workers. Names that come and go (discovery, reloads) keep their
+counters until the gateway restarts, as counters must; past `NAMES` of them the rest is counted under `OTHER`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from gateway.errors import GatewayError
+from gateway.model import Exchange
+
+# Seconds: from a small model's answer to the longest generation (the client library's own buckets end at 10).
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+NAMES = 2000  # pairs of model and version that one worker counts apart: some 100,000 series
+OTHER = "(other)"
+
+
+class Histogram(msgspec.Struct):
+    """How many durations fell at or under each bound of `BUCKETS` and above the one before; the last: above all."""
+
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    sum: float = 0.0  # seconds
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(BUCKETS) + 1:
+            raise ValueError(f"{len(self.counts)} buckets where {len(BUCKETS) + 1} belong")
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def add(self, other: "Histogram") -> None:
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
+
+class Meter(msgspec.Struct):
+    """All that is counted of one model and version."""
+
+    statuses: dict[int, int] = {}
+    duration: Histogram = msgspec.field(default_factory=Histogram)
+    first_byte: Histogram = msgspec.field(default_factory=Histogram)  # of the answers that had one
+    bytes_in: int = 0
+    bytes_out: int = 0
+    attempts: int = 0
+    retries: int = 0
+
+    def record(self, exchange: Exchange, ended: float) -> None:
+        """Count a finished exchange; `ended` is on the clock of its `started`."""
+        statuses = self.statuses
+        status = exchange.status
+        statuses[status] = statuses.get(status, 0) + 1
+        self.duration.observe(ended - exchange.started)
+        if exchange.first_byte:
+            self.first_byte.observe(exchange.first_byte - exchange.started)
+        self.bytes_in += exchange.bytes_in
+        self.bytes_out += exchange.bytes_out
+        attempts = exchange.attempts
+        self.attempts += attempts
+        if attempts > 1:
+            self.retries += attempts - 1
+
+    def add(self, other: "Meter") -> None:
+        _add(self.statuses, other.statuses)
+        self.duration.add(other.duration)
+        self.first_byte.add(other.first_byte)
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.attempts += other.attempts
+        self.retries += other.retries
+
+
+class Totals(msgspec.Struct):
+    """Everything counted by one worker, or by all of them."""
+
+    meters: dict[tuple[str, str], Meter] = {}  # by model and version
+    errors: dict[tuple[str, str, str], int] = {}  # by model, owner, code
+    verdicts: dict[tuple[str, str], int] = {}  # by model and verdict
+    lines_dropped: int = 0
+    # Gauges: what holds now.
+    in_flight: dict[str, int] = {}  # by model
+    connections: int = 0
+
+    def meter(self, model: str, version: str) -> Meter:
+        meter = self.meters.get((model, version))
+        if meter is None:
+            key = (model, version) if len(self.meters) < NAMES else (OTHER, "")
+            meter = self.meters.setdefault(key, Meter())
+        return meter
+
+    def count_error(self, model: str, error: GatewayError) -> None:
+        key = (model, error.owner, error.code)
+        if key not in self.errors and len(self.errors) >= NAMES:
+            key = (OTHER, error.owner, error.code)
+        self.errors[key] = self.errors.get(key, 0) + 1
+
+    def count_verdict(self, model: str, verdict: str) -> None:
+        """What the limits of a model said to one request (`Exchange.limit_verdict`)."""
+        key = (model, verdict)
+        if key not in self.verdicts and len(self.verdicts) >= NAMES:
+            key = (OTHER, verdict)
+        self.verdicts[key] = self.verdicts.get(key, 0) + 1
+
+    def forget_gauges(self) -> None:
+        """What held for a process that is gone holds no more."""
+        self.in_flight = {}
+        self.connections = 0
+
+    def add(self, other: "Totals") -> None:
+        for key, meter in other.meters.items():
+            self.meters.setdefault(key, Meter()).add(meter)
+        _add(self.errors, other.errors)
+        _add(self.verdicts, other.verdicts)
+        _add(self.in_flight, other.in_flight)
+        self.lines_dropped += other.lines_dropped
+        self.connections += other.connections
+
+    def __repr__(self) -> str:
+        requests = sum(sum(meter.statuses.values()) for meter in self.meters.values())
+        return f"<Totals {requests} requests of {len(self.meters)} models, {sum(self.in_flight.values())} in flight>"
+
+
+def merge(parts: Iterable[Totals]) -> Totals:
+    """The sum of the workers' totals."""
+    whole = Totals()
+    for part in parts:
+        whole.add(part)
+    return whole
+
+
+def _add(mine: dict[Any, int], theirs: dict[Any, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count

@@ -1,0 +1,292 @@
+"""The access log: one JSON line per finished request.
+
+A line is whole or absent, and nobody but us can end one: it is pure printable ASCII, so that neither CR and LF nor
+Unicode's line separators, terminal escapes or direction marks in a client's words can forge or hide another.
+
+Lines gather in memory and go out in batches through a thread, because neither a slow disk (its flag O_NONBLOCK means
+nothing) nor a blocked pipe (its flag would be shared with every process that has the same one) may hold up the loop.
+What waits is bounded; beyond that lines are dropped, and counted.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import queue
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.core.metrics import Totals
+from gateway.model import Exchange
+
+_log = logging.getLogger("gateway.journal")
+
+BATCH_LINES = 128  # about 64 KiB
+BATCH_SECONDS = 0.1
+WAITING_BYTES = 4 * 2**20  # some 8,000 lines: what a disk may be late before lines are dropped
+# PIPE_BUF of Linux: up to this, a write to a pipe shared with other workers is not mixed with theirs (POSIX, write).
+ATOMIC_BYTES = 4096
+# What is kept of others' words, in bytes or characters: with each of them escaped to two, a line is under ATOMIC_BYTES.
+_PATH, _HOST, _AGENT, _ID, _NAME = 900, 255, 200, 128, 64
+_SHORT = 32  # characters kept of each where escapes to six and twelve would make it longer
+_OURS = ("time", "request_id", "client")
+
+
+class Line(msgspec.Struct, gc=False):
+    """The fields, always all of them, in this order. Times are milliseconds but for `time` (RFC 3339, UTC, the end of
+    the exchange); sizes are bytes of bodies."""
+
+    time: str
+    request_id: str
+    client: str
+    principal: str
+    principal_name: str
+    method: str
+    path: str  # without the query: keys and tokens travel there
+    host: str
+    model: str | None
+    version: str | None
+    endpoint: str | None
+    attempts: int
+    status: int
+    bytes_in: int
+    bytes_out: int
+    first_byte_ms: float | None
+    total_ms: float
+    error_owner: str | None
+    error_code: str | None
+    user_agent: str
+
+
+_encoder = msgspec.json.Encoder()
+
+
+class Journal:
+    """Make it after the fork, close it at the worker's exit."""
+
+    def __init__(self, path: str, *, wall: Callable[[], float] = time.time) -> None:
+        """`path` is a file that is appended to, or "-" for standard output. Raises OSError if it cannot be opened."""
+        self._wall = wall
+        self._instant = -1  # milliseconds of `_stamp`
+        self._stamp = ""
+        self._lines: list[Line] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._handed = 0  # bytes given to the writer
+        self._refused = 0  # lines dropped because too many wait
+        self._reported = 0
+        self._writer = _Writer(path)
+
+    def record(self, scope: dict[str, Any], exchange: Exchange, total: float) -> None:
+        """Log a finished exchange that took `total` seconds."""
+        host = agent = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"user-agent":
+                agent = value
+            else:
+                continue
+            if host is not None and agent is not None:
+                break
+        path: bytes = scope["raw_path"]
+        if b"?" in path:
+            path = path.partition(b"?")[0]
+        route, pool, endpoint, error = exchange.route, exchange.pool, exchange.endpoint, exchange.error
+        principal = exchange.principal
+        first_byte = exchange.first_byte
+        line = Line(
+            self._now(),
+            exchange.request_id,
+            exchange.client_ip,
+            principal.id[:_ID],
+            principal.name[:_NAME],
+            scope["method"],
+            path[:_PATH].decode("latin-1"),
+            host[:_HOST].decode("latin-1") if host else "",
+            route.name if route is not None else None,
+            pool.version if pool is not None else None,
+            endpoint.url if endpoint is not None else None,
+            exchange.attempts,
+            exchange.status,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            (first_byte - exchange.started) * 1e6 // 1 / 1e3 if first_byte else None,  # whole microseconds
+            total * 1e6 // 1 / 1e3,
+            error.owner if error is not None else None,
+            error.code if error is not None else None,
+            agent[:_AGENT].decode("latin-1") if agent else "",
+        )
+        lines = self._lines
+        lines.append(line)
+        if len(lines) == 1:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self.flush)
+        elif len(lines) >= BATCH_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what has gathered to the writer, or drop it if too much is waiting there."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._lines:
+            return
+        batch = render(self._lines)
+        self._lines = []
+        if self._handed - self._writer.written + len(batch) > WAITING_BYTES:
+            self._refused += batch.count(b"\n")
+            return
+        self._handed += len(batch)
+        self._writer.put(batch)
+
+    def reopen(self) -> None:
+        """The file was renamed (rotation): go on in a new one of the old name. Standard output stays what it is."""
+        self.flush()
+        self._writer.put(_REOPEN)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Flush, and wait `timeout` seconds for it to be written."""
+        self.flush()
+        self._writer.close(timeout)
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._refused + self._writer.lost
+
+    def report(self, totals: Totals) -> None:
+        """For `Recorder.before_flush`."""
+        dropped = self.dropped
+        totals.lines_dropped += dropped - self._reported
+        self._reported = dropped
+
+    def _now(self) -> str:
+        wall = self._wall()
+        instant = int(wall * 1000)
+        if instant != self._instant:
+            self._instant = instant
+            second, milli = divmod(instant, 1000)
+            self._stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{milli:03d}Z"
+        return self._stamp
+
+    def __repr__(self) -> str:
+        waiting = self._handed - self._writer.written
+        return f"<Journal {self._writer.path} gathered={len(self._lines)} waiting={waiting} dropped={self.dropped}>"
+
+
+def render(lines: Sequence[Line]) -> bytes:
+    """The lines' JSON, each with its LF: printable ASCII, and under ATOMIC_BYTES unless the configuration's own names
+    are longer than any client's words may be."""
+    try:
+        text = _encoder.encode_lines(lines)
+    except UnicodeEncodeError:  # half a surrogate pair, out of a token's claims
+        text = _DELETE
+    if text.isascii() and _DELETE not in text:
+        return text
+    if len(lines) > 1:  # so that one odd client does not make all lines dear
+        return b"".join(render([line]) for line in lines)
+    fields = msgspec.structs.asdict(lines[0])
+    text = json.dumps(fields).encode("ascii")  # escapes whatever is not printable ASCII
+    if len(text) >= ATOMIC_BYTES:
+        for name, value in fields.items():
+            if isinstance(value, str) and name not in _OURS:
+                fields[name] = value[:_SHORT]
+        text = json.dumps(fields).encode("ascii")
+    return text + b"\n"
+
+
+_DELETE = b"\x7f"
+_REOPEN = object()
+_END = object()
+_LF = 0x0A
+
+
+class _Writer:
+    """The thread that writes batches, and the descriptor that only it touches. Counters have one writer each."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.written = 0  # bytes done with, written or lost
+        self.lost = 0  # lines that could not be written
+        self._batches: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_torn = False  # the last write ended inside a line
+        self._fd = -1
+        self._open()
+
+    def put(self, batch: Any) -> None:
+        if self._thread is None:  # not in the constructor: threads do not survive a fork
+            self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+            self._thread.start()
+        self._batches.put(batch)
+
+    def close(self, timeout: float) -> None:
+        if self._thread is not None:
+            self._batches.put(_END)
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return
+        if self.path != "-":
+            os.close(self._fd)
+
+    def _open(self) -> None:
+        if self.path == "-":
+            self._fd = 1
+        else:
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = fd
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not _END:
+            if batch is _REOPEN:
+                self._reopen()
+                continue
+            for piece in _pieces(batch, len(batch) if self._is_file else ATOMIC_BYTES):
+                self._write(piece)
+            self.written += len(batch)
+
+    def _reopen(self) -> None:
+        try:
+            self._open()
+        except OSError as error:
+            _log.warning("the access log goes on in its old file: %s", error)
+
+    def _write(self, piece: bytes) -> None:
+        """All of the piece, whole lines; what the system refuses is lost and counted."""
+        rest = piece
+        if self._is_torn:  # end that line first: a part of one is bad enough
+            rest = b"\n" + piece
+        while rest:
+            try:
+                count = os.write(self._fd, rest)
+            except BlockingIOError:  # somebody we share standard output with made it so
+                _wait_writable(self._fd)
+            except OSError:
+                self.lost += rest[-len(piece) :].count(b"\n")
+                return
+            else:
+                self._is_torn = rest[count - 1] != _LF
+                rest = rest[count:]
+
+
+def _wait_writable(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll(1000)
+
+
+def _pieces(batch: bytes, bound: int) -> Iterator[bytes]:
+    """The batch in pieces of whole lines: as many as fit into `bound` bytes, at least one."""
+    start = 0
+    while start < len(batch):
+        end = batch.rfind(b"\n", start, start + bound) + 1 or batch.index(b"\n", start) + 1
+        yield batch[start:end]
+        start = end
