@@ -1,0 +1,94 @@
+# What scripts/serve and scripts/test share: a virtual environment in .venv that is made once and kept up to date, and
+# background jobs that end with the script. Sourced, from the root of the project.
+
+set -m # every background job is a process group of its own: Ctrl-C reaches this script alone, which ends them in order
+
+setup_log=.cache/setup.log
+groups=() # process groups to end when the script ends
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "$0: $*"
+  exit 1
+}
+
+# End every group: first asked, after ten seconds forced. A second Ctrl-C forces at once.
+end_groups() {
+  local group deadline=$((SECONDS + 10))
+  trap 'deadline=0' INT TERM HUP
+  for group in "${groups[@]}"; do kill -TERM -- "-$group"; done
+  for group in "${groups[@]}"; do
+    while kill -0 -- "-$group"; do
+      if ((SECONDS > deadline)); then
+        kill -KILL -- "-$group"
+        break
+      fi
+      sleep 0.05
+    done
+  done
+} 2>/dev/null
+
+trap end_groups EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# start COMMAND...: run it in the background; `started` is its process id, and its group's. If this script is killed
+# outright, the kernel ends the command (where setpriv is there to ask for it).
+start() {
+  local tether=()
+  if setpriv --pdeathsig TERM true 2>/dev/null; then tether=(setpriv --pdeathsig TERM); fi
+  "${tether[@]}" "$@" </dev/null &
+  started=$!
+  groups+=("$started")
+}
+
+# quietly WHAT COMMAND...: run it with its output in the log, which is shown if it fails.
+quietly() {
+  local what=$1
+  shift
+  start "$@" >>"$setup_log" 2>&1
+  wait "$started" 2>/dev/null || {
+    tail -n 25 "$setup_log" >&2
+    fail "$what failed; the whole log is in $setup_log"
+  }
+  unset 'groups[-1]'
+}
+
+# A Python of at least 3.11: $PYTHON, or the first that runs (a name on PATH may be a shim of a version manager).
+find_python() {
+  local candidate lacking=
+  for candidate in "${PYTHON:-python3}" python3.11 python3.12 python3.13 python3.14 python3; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python=$candidate
+      if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then return; fi
+      lacking=$candidate
+    fi
+  done
+  [[ -z $lacking ]] || fail "$lacking has no venv module; on Debian: apt-get install python3-venv"
+  fail "Python 3.11 or later is needed; on Debian: apt-get install python3 python3-venv"
+}
+
+# setup [EXTRA]: .venv holds the project (editable) and its dependencies. The stamp says for which pyproject.toml; an
+# interrupted installation leaves no stamp but a mark, and is begun anew.
+setup() {
+  local project=".${1:+[$1]}" stamp=".venv/.stamp${1:+-$1}" wanted
+  wanted=$(cksum <pyproject.toml)
+  if [[ -x .venv/bin/python && ! -e .venv/.unfinished && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
+  mkdir -p .cache
+  : >"$setup_log"
+  if [[ -e .venv/.unfinished ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    find_python
+    say "Making .venv with $("$python" --version) ..."
+    rm -rf .venv
+    mkdir .venv
+    touch .venv/.unfinished
+    quietly "making .venv" "$python" -m venv .venv
+  fi
+  say "Installing $project into .venv (a minute the first time; progress in $setup_log) ..."
+  touch .venv/.unfinished
+  quietly "the installation" .venv/bin/python -m pip install --disable-pip-version-check --editable "$project"
+  rm -f .venv/.stamp* .venv/.unfinished
+  printf '%s' "$wanted" >"$stamp"
+}
