@@ -1,0 +1,220 @@
+"""All certificates of the public entry point, chosen by SNI, and changed under a running server.
+
+A handshake begins on one context, made before the workers fork and never replaced: its callback exchanges the context
+for that of the host asked for. OpenSSL keeps using the session ticket key of the first context, so tickets, if they are
+on, outlive reloads and are understood by every worker. A connection keeps what it began with.
+"""
+
+import logging
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.settings import TLSSettings
+from gateway.tls.context import server_context
+from gateway.tls.index import Group, Index
+from gateway.tls.pair import BadPair, Pair, Problem, read_pair
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".crt", ".key", ".pass")
+CONTEXTS = 1024  # built at most: 23 KiB and 1 ms each
+PROOFS = 64  # pairs shown to OpenSSL in one reload, 1 ms each; of more, the rest is shown on first use
+UNSETTLED = 2_000_000_000  # ns; FAT's timestamps, the coarsest, count by 2 s
+
+_Times = tuple[int, int, int, int]
+_Stamp = dict[str, _Times]  # by suffix
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the last look at one NAME found; `pair` is the last good one."""
+
+    stamp: _Stamp | None  # None: look again next time
+    pair: Pair | None
+    problem: Problem | None = None
+
+
+class CertificateStore:
+    """The pairs NAME.crt + NAME.key directly in `folder`; empty until the first `reload()`.
+
+    `server_context()` is called once, before a fork; every process then reloads its own copy. `reload` may run in a
+    thread beside the event loop: what a handshake reads is replaced at once, at its end.
+    Raises ValueError for `tls.ciphers` that OpenSSL does not know.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: TLSSettings | None = None,
+        *,
+        contexts: int = CONTEXTS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = folder
+        self._settings = settings or TLSSettings()
+        self._limit = contexts
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._index = Index()
+        self._contexts: dict[Group, ssl.SSLContext] = {}  # the least recently used first
+        self._reloading = threading.Lock()
+        server_context(self._settings)  # or it raises, now rather than in a handshake
+
+    # --- handshakes ---------------------------------------------------------------------------------------------------
+
+    def server_context(self) -> ssl.SSLContext:
+        """The context to listen with."""
+        context = server_context(self._settings)
+        context.sni_callback = self._exchange
+        return context
+
+    def find(self, host: str | None) -> Group | None:
+        """The pairs that answer a client which asks for `host` (None: for none); None if it is refused."""
+        group = self._index.find(host) if host else None
+        if group is None and not (host and self._settings.strict_sni):
+            group = self._index.default
+        return group or None
+
+    def _exchange(self, tls: ssl.SSLObject | ssl.SSLSocket, host: str | None, _: ssl.SSLContext) -> int | None:
+        group = self.find(host)
+        if group is None:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        try:
+            tls.context = self._context(group)
+        except OSError as error:  # also ssl.SSLError
+            logger.error(  # noqa: TRY400 - where it was raised says nothing
+                "certificate %s cannot be used: %s", group, error
+            )
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        return None
+
+    def _context(self, group: Group) -> ssl.SSLContext:
+        context = self._contexts.pop(group, None)
+        if context is None:
+            context = server_context(self._settings)
+            for pair in group:
+                pair.load_into(context)
+            if len(self._contexts) >= self._limit:
+                del self._contexts[next(iter(self._contexts))]
+        self._contexts[group] = context
+        return context
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def reload(self) -> list[Problem]:
+        """Take over what has changed in the folder; -> what is wrong there now.
+
+        Only changed files are read (10,000 unchanged pairs cost 0.1 s of looking). Of a pair that has become bad the
+        last good state is served on, so is everything if the folder is unreadable or has become empty.
+        """
+        with self._reloading:
+            return self._reload()
+
+    def _reload(self) -> list[Problem]:
+        try:
+            found = _scan(self.folder)
+        except OSError as error:
+            return [Problem(str(self.folder), f"cannot be read ({error.strerror})")]
+        known = self._look(found)
+        problems = [entry.problem for entry in known.values() if entry.problem]
+        pairs = [entry.pair for entry in known.values() if entry.pair]
+        if not pairs:
+            served = "; those known before are served on" if self._known else ""
+            return [*problems, Problem(str(self.folder), f"holds no usable certificate{served}")]
+        now = self._clock()
+        index = Index(pairs, default=self._settings.default_certificate, now=now)
+        groups = index.groups()
+        # Of the old contexts only those still in use, lest the keys of replaced certificates stay in memory.
+        self._contexts = {group: context for group, context in self._contexts.copy().items() if group in groups}
+        self._known, self._index = known, index
+        problems += [problem for pair in pairs for problem in pair.warnings(now)]
+        return sorted([*problems, *self._default_problems()])
+
+    def _look(self, found: dict[str, _Stamp]) -> dict[str, _Known]:
+        proofs = _Proofs(self._settings)
+        settled = time.time_ns() - UNSETTLED
+        known = {}
+        for name, stamp in found.items():
+            before = self._known.get(name, _Known(None, None))
+            if before.stamp == stamp:
+                known[name] = before
+                continue
+            # A file just written may be written again within the same tick of its clock (git's "racy" entries).
+            is_settled = all(max(times[:2]) < settled for times in stamp.values())
+            known[name] = self._read(name, stamp, before.pair, proofs, is_settled)
+        return known
+
+    def _read(self, name: str, stamp: _Stamp, last_good: Pair | None, proofs: "_Proofs", is_settled: bool) -> _Known:
+        remembered = stamp if is_settled else None
+        if last_good is None and ".crt" not in stamp:
+            return _Known(remembered, None, Problem(f"{name}.key", f"there is no {name}.crt", is_error=False))
+        try:
+            pair = read_pair(self.folder, name)
+            if last_good and pair.is_same_as(last_good):
+                return _Known(remembered, last_good)
+            proofs.take(pair)
+        except BadPair as bad:
+            return _Known(remembered, last_good, bad.problem)
+        return _Known(remembered, pair)
+
+    def _default_problems(self) -> list[Problem]:
+        name = self._settings.default_certificate
+        if not name or name in self._index.pairs:
+            return []
+        return [Problem(f"{name}.crt", f"tls.default_certificate is missing; {self._index.default} is the default")]
+
+    # --- looking at it ------------------------------------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """What is served, by name."""
+        return tuple(self._index.pairs.values())
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        bad = sum(entry.problem is not None for entry in self._known.values())
+        return f"<CertificateStore {self.folder} {self._index!r} contexts={len(self._contexts)} problems={bad}>"
+
+
+class _Proofs:
+    """OpenSSL's own opinion of a new pair, while there are few of them."""
+
+    def __init__(self, settings: TLSSettings) -> None:
+        self._settings = settings
+        self._left = PROOFS
+        self._context: ssl.SSLContext | None = None  # of this reload alone: it holds the last key it was shown
+
+    def take(self, pair: Pair) -> None:
+        """Raises BadPair."""
+        if self._left == 0:
+            return
+        self._left -= 1
+        self._context = self._context or server_context(self._settings)
+        try:
+            pair.load_into(self._context)
+        except OSError as error:
+            raise BadPair(f"{pair.name}.crt", f"OpenSSL refuses it ({error})") from None
+
+
+def _scan(folder: Path) -> dict[str, _Stamp]:
+    """NAME -> the state of its files; raises OSError if the folder cannot be listed."""
+    found: dict[str, _Stamp] = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name, suffix = os.path.splitext(entry.name)
+            if suffix not in SUFFIXES or name.startswith("."):
+                continue
+            try:
+                status = entry.stat()  # through symbolic links, as Kubernetes mounts secrets
+            except OSError:
+                continue  # a link to nowhere, or gone since: missing
+            times = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+            found.setdefault(name, {})[suffix] = times
+    return {name: stamp for name, stamp in found.items() if stamp.keys() & {".crt", ".key"}}
