@@ -1,0 +1,97 @@
+"""`shared://`: token buckets in memory that all processes of one machine share. Exact over all of them, no server.
+
+The region is a piece of the zone (a memfd mapped before the fork). A POSIX byte-range lock on the first byte of a set
+guards it; a request with several limits locks their sets in ascending order, which cannot deadlock, and unlocks them
+by one call. The kernel releases a lock when its holder dies, and a half-done write leaves a bucket too empty at worst
+(`table.py`).
+
+POSIX locks belong to a process: they keep out other processes, not other threads of the same, and closing *any*
+descriptor of the memfd in a process releases all it holds. So one thread per process decides, which is the event
+loop's, and nothing is closed while it does.
+"""
+
+from collections.abc import Sequence
+from fcntl import LOCK_EX, LOCK_UN, lockf
+
+from limits.storage import Storage
+
+from gateway.core.limiter import LONGEST
+from gateway.stores.buckets import TokenBucketSupport
+from gateway.stores.table import BucketTable, Place, size_of
+
+__all__ = ["SharedBuckets", "size_of"]
+
+
+class SharedBuckets(Storage, TokenBucketSupport):
+    """Buckets in `buffer`, which starts at `offset` of the file `fd` that all processes have mapped. Blocks only for as
+    long as another process is inside the same set (about a microsecond)."""
+
+    STORAGE_SCHEME = ["shared"]  # noqa: RUF012  a scheme of our own: it replaces none of the package's
+
+    def __init__(self, buffer: memoryview, fd: int, offset: int, uri: str = "shared://") -> None:
+        super().__init__(uri)
+        self.fd = fd
+        self.offset = offset
+        lockf(fd, LOCK_EX, 1, offset)
+        try:
+            self.table = BucketTable(buffer)
+        finally:
+            lockf(fd, LOCK_UN, 1, offset)
+
+    def place(self, key: str, tag: str = "") -> Place:
+        return self.table.place(key)
+
+    def take(self, places: Sequence[Place], prices: Sequence[int], windows: Sequence[int], now: int) -> list[int]:
+        fd, offset = self.fd, self.offset
+        if len(places) == 1:
+            place = places[0]
+            byte = offset + place.byte
+            lockf(fd, LOCK_EX, 1, byte)
+            try:
+                return [self.table.take_one(place, prices[0], windows[0], now)]
+            finally:
+                lockf(fd, LOCK_UN, 1, byte)
+        held = sorted({place.byte for place in places})
+        try:
+            for byte in held:
+                lockf(fd, LOCK_EX, 1, offset + byte)
+            return self.table.take(places, prices, windows, now)
+        finally:
+            lockf(fd, LOCK_UN, held[-1] - held[0] + 1, offset + held[0])
+
+    def settle(self, place: Place, correction: int, now: int) -> None:
+        byte = self.offset + place.byte
+        lockf(self.fd, LOCK_EX, 1, byte)
+        try:
+            self.table.settle(place, correction, now)
+        finally:
+            lockf(self.fd, LOCK_UN, 1, byte)
+
+    def debt(self, place: Place, now: int) -> int:
+        return self.table.debt(place, now)  # one cell is read: nothing to tear
+
+    def clear(self, key: str) -> None:
+        """Fill the bucket of `key`."""
+        self.settle(self.table.place(key), -LONGEST, 0)
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int | None:
+        raise NotImplementedError("buckets in use by other processes are not dropped; restart the gateway")
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        raise NotImplementedError("shared:// holds token buckets, not windows")
+
+    def get(self, key: str) -> int:
+        return self.incr(key, 0)
+
+    def get_expiry(self, key: str) -> float:
+        return self.incr(key, 0)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return OSError
+
+    def __repr__(self) -> str:
+        return f"<SharedBuckets {self.table!r} at {self.offset}>"
