@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What scripts/serve and scripts/test share: a virtual environment in .venv that is made once and kept up to date, and
 # background jobs that end with the script. Sourced, from the root of the project.
 
@@ -70,10 +71,10 @@ find_python() {
   fail "Python 3.11 or later is needed; on Debian: apt-get install python3 python3-venv"
 }
 
-# setup [EXTRA]: .venv holds the project (editable) and its dependencies. The stamp says for which pyproject.toml; an
-# interrupted installation leaves no stamp but a mark, and is begun anew.
+# setup PROJECT: .venv holds the project (. or .[dev], editable) and its dependencies. A stamp says for which
+# pyproject.toml; an interrupted installation leaves no stamp but a mark, and is begun anew.
 setup() {
-  local project=".${1:+[$1]}" stamp=".venv/.stamp${1:+-$1}" wanted
+  local stamp=".venv/.stamp${1//[^a-z]/}" wanted
   wanted=$(cksum <pyproject.toml)
   if [[ -x .venv/bin/python && ! -e .venv/.unfinished && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
   mkdir -p .cache
@@ -86,9 +87,9 @@ setup() {
     touch .venv/.unfinished
     quietly "making .venv" "$python" -m venv .venv
   fi
-  say "Installing $project into .venv (a minute the first time; progress in $setup_log) ..."
+  say "Installing $1 into .venv (a minute the first time; progress in $setup_log) ..."
   touch .venv/.unfinished
-  quietly "the installation" .venv/bin/python -m pip install --disable-pip-version-check --editable "$project"
-  rm -f .venv/.stamp* .venv/.unfinished
+  quietly "the installation" .venv/bin/python -m pip install --disable-pip-version-check --editable "$1"
+  rm .venv/.unfinished
   printf '%s' "$wanted" >"$stamp"
 }

@@ -75,7 +75,7 @@ class MLServer:
         self.start()
 
     def start(self) -> None:
-        command = [str(self.python), "-m", "mlserver.cli", "start", str(self.folder)]
+        command = [str(self.python.parent / "mlserver"), "start", str(self.folder)]
         self.process = Process(f"mlserver-{self.port}", command, self.folder, {"PYTHONPATH": ""})
 
     def kill(self) -> None:
