@@ -1,0 +1,121 @@
+"""What is allowed and probably not meant: the warnings."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from gateway.config.problems import Path
+from gateway.config.rules import Finding, Rule
+from gateway.config.settings import Settings
+from gateway.core.headers import REPLACED_UPSTREAM
+
+# Names that no public DNS answers for: RFC 6761, 6762, 8375, ICANN's .internal, and what clusters use.
+_PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan", ".svc", ".test")
+_OWN_PATHS = ("/models", "/v1", "/v2/models")
+
+
+def is_private(host: str) -> bool:
+    """Whether traffic to `host` stays in networks of one's own, as far as its name tells."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_NAMES)
+
+
+def models_exist(settings: Settings) -> Iterator[Finding]:
+    if not settings.models:
+        yield Finding(("models",), "nothing is served")
+
+
+def everybody_is_trusted(settings: Settings) -> Iterator[Finding]:
+    for index, network in enumerate(settings.gateway.trusted_proxies):
+        if network.prefixlen == 0:
+            message = "anyone may say which address they come from"
+            yield Finding(("gateway", "trusted_proxies", index), message)
+
+
+def admin_is_open(settings: Settings) -> Iterator[Finding]:
+    host = settings.gateway.admin[0]
+    if host in ("0.0.0.0", "::") or not is_private(host):
+        yield Finding(("gateway", "admin"), f"{host} lets other machines reach the operator's door")
+
+
+def issuers_are_careless(settings: Settings) -> Iterator[Finding]:
+    for index, issuer in enumerate(settings.auth.jwt):
+        path: Path = ("auth", "jwt", index)
+        if not issuer.audience:
+            yield Finding((*path, "audience"), "without an audience, tokens meant for other services are taken too")
+        url = urlsplit(issuer.jwks_url or "")
+        if url.scheme == "http" and not is_private(url.hostname or ""):
+            yield Finding((*path, "jwks_url"), "keys that come over http:// can be replaced on their way")
+
+
+def models_are_public(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        if not model.auth:
+            yield Finding(("models", name, "auth"), f"model {name!r} is public: anyone may call it")
+
+
+def endpoints_are_in_clear(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for label, version in model.versions.items():
+            for index, endpoint in enumerate(version.endpoints):
+                if endpoint.address.scheme == "http" and not is_private(endpoint.address.host):
+                    path: Path = ("models", name, "versions", label, "endpoints", index)
+                    yield Finding(path, f"{endpoint.url} is reached over http:// outside private networks")
+
+
+def versions_are_chosen_by_order(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        is_split = any(version.weight for version in model.versions.values())
+        if len(model.versions) > 1 and not is_split and model.default_version is None:
+            last = list(model.versions)[-1]
+            message = f"no weights and no default_version: the last, {last!r}, serves requests that name none"
+            yield Finding(("models", name, "versions"), message)
+
+
+def prefixes_hide_names(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, match in enumerate(model.match):
+            hidden = [path for path in _OWN_PATHS if match.host is None and _overlap(path, match.prefix or "/")]
+            if hidden:
+                path: Path = ("models", name, "match", index)
+                yield Finding(path, f"comes before {', '.join(hidden)}, by which every model is reached")
+
+
+def _overlap(path: str, prefix: str) -> bool:
+    first, second = path + "/", prefix.rstrip("/") + "/"
+    return first.startswith(second) or second.startswith(first)
+
+
+def headers_are_replaced(settings: Settings) -> Iterator[Finding]:
+    replaced = frozenset(name.decode() for name in REPLACED_UPSTREAM)
+    for name, model in settings.models.items():
+        for action in ("set", "add"):
+            for field in replaced.intersection(getattr(model.headers.request, action)):
+                path: Path = ("models", name, "headers", "request", action, field)
+                yield Finding(path, "has no effect: the gateway writes this header itself")
+
+
+def hash_is_unused(settings: Settings) -> Iterator[Finding]:
+    if "hash" in settings.defaults.balance.model_fields_set:
+        return
+    for name, model in settings.models.items():
+        policies = [model.balance, *(version.balance for version in model.versions.values() if version.balance)]
+        is_used = any(balance.policy == "consistent_hash" for balance in policies)
+        if "hash" in model.balance.model_fields_set and not is_used:
+            yield Finding(("models", name, "balance", "hash"), "only the policy consistent_hash has a use for it")
+
+
+ADVICE: tuple[Rule, ...] = (
+    models_exist,
+    everybody_is_trusted,
+    admin_is_open,
+    issuers_are_careless,
+    models_are_public,
+    endpoints_are_in_clear,
+    versions_are_chosen_by_order,
+    prefixes_hide_names,
+    headers_are_replaced,
+    hash_is_unused,
+)

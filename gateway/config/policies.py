@@ -1,0 +1,250 @@
+"""The shape of a model in routes.yaml: its policies, its versions, their endpoints."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from gateway.config.names import (
+    CookieName,
+    FieldMap,
+    FieldName,
+    Host,
+    MatchPrefix,
+    Method,
+    ModelName,
+    OwnField,
+    Pattern,
+    Per,
+    Prefix,
+    Target,
+    VersionName,
+    check_replacement,
+)
+from gateway.config.shape import Strict, needed, setting
+from gateway.config.values import (
+    EndpointURL,
+    Positive,
+    PositiveSize,
+    Rate,
+    Size,
+    Status,
+    Text,
+    address_of,
+    also_text,
+    resolve,
+)
+from gateway.core.endpoint import Address
+
+
+class PluginSettings(BaseModel):
+    """A class by dotted path or an entry point of the group `gateway.plugins`; the other keys are its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    use: Text = needed("A dotted path, `plugins.example.Example`, or the name of an entry point.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_options(cls, data: Any) -> Any:
+        return resolve(data)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class LimitSettings(Strict):
+    """A token bucket for each caller; a request takes one token of every limit of its model."""
+
+    rate: Rate = needed("`100/minute`, `5 per 10 second`: the notation of the `limits` package.")
+    burst: int | None = setting(None, "Bucket size in requests; the rate's amount if absent.", ge=1)
+    per: Per = setting(
+        "key", "Who shares a bucket: callers with one key, principal, address or header; or all (model)."
+    )
+
+
+class HeaderRules(Strict):
+    """Removed first, then set, then added. Names in any case."""
+
+    set: FieldMap = setting({}, "Fields that have this value alone, whatever was there.")
+    add: FieldMap = setting({}, "Fields that get one more value.")
+    remove: list[OwnField] = setting([], "Fields that are left out.")
+
+
+class HeaderSettings(Strict):
+    """Rules for header fields, in each direction."""
+
+    request: HeaderRules = setting({}, "Of requests, on their way upstream.")
+    response: HeaderRules = setting({}, "Of answers, on their way to the client.")
+
+
+class PathRegex(Strict):
+    """A search and replace, everywhere it matches."""
+
+    pattern: Pattern = needed("What is looked for, in Python's notation.")
+    replace: str = needed(r"What it becomes, with groups: \1 or \g<name>.")
+
+    @model_validator(mode="after")
+    def _groups_exist(self) -> Self:
+        check_replacement(self.pattern, self.replace)
+        return self
+
+
+class PathSettings(Strict):
+    """Applied in this order to the path that is sent upstream."""
+
+    strip_prefix: Prefix = setting("", "Whole segments that are taken off the front.")
+    regex: PathRegex | None = setting(None, "A search and replace.")
+    add_prefix: Prefix = setting("", "Whole segments that are put in front.")
+
+
+class StickySettings(Strict):
+    """A client's requests go to one endpoint, as long as that one is there."""
+
+    cookie: CookieName = setting("gw_session", "The cookie that holds the choice, signed.")
+    ttl: Positive = setting("1h", "How long a choice lasts.")
+
+
+class HashKey(Strict):
+    """Exactly one of these. A request that lacks it is hashed by its client's address."""
+
+    header: FieldName | None = setting(None, "A request header's value.")
+    cookie: CookieName | None = setting(None, "A cookie's value.")
+    query: Text | None = setting(None, "A query parameter's value.")
+    principal: bool = setting(False, "Who is calling.")
+    ip: bool = setting(False, "The client's address.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(map(bool, (self.header, self.cookie, self.query, self.principal, self.ip))) != 1:
+            raise ValueError("needs exactly one of header, cookie, query, principal, ip")
+        return self
+
+
+class BalanceSettings(Strict):
+    """How an endpoint of the version is chosen."""
+
+    policy: Literal[
+        "round_robin",
+        "random",
+        "least_connections",
+        "weighted_least_connections",
+        "two_choices",
+        "ip_hash",
+        "consistent_hash",
+        "least_response_time",
+        "peak_ewma",
+    ] = setting("least_connections", "The algorithm.")
+    hash: HashKey = setting({"ip": True}, "What `consistent_hash` hashes.")
+    method: Literal["rendezvous", "ring", "maglev"] = setting("rendezvous", "How `consistent_hash` hashes.")
+    bounded_load: float | None = setting(
+        None, "Most load of an endpoint under `consistent_hash`, in averages (1.25 is a good one); null: any.", ge=1
+    )
+
+
+class HealthSettings(Strict):
+    """Checks of each endpoint, one at a time. Without any, an endpoint counts as up."""
+
+    path: Target = setting("/", "What is asked for, with GET.")
+    interval: Positive = setting("5s", "From one check to the next.")
+    timeout: Positive = setting("2s", "How long an answer may take.")
+    rise: int = setting(2, "Good checks in a row that bring an endpoint up.", ge=1)
+    fall: int = setting(3, "Bad checks in a row that take it down.", ge=1)
+    expect: list[Status] = setting([], "Statuses that count as good; any 2xx or 3xx if empty.")
+
+
+class Timeouts(Strict):
+    """How long the model server may take; beyond it 504, or a broken-off answer if it had begun."""
+
+    connect: Positive = setting("5s", "To accept a connection, TLS included.")
+    first_byte: Positive = setting("2m", "From the request's end to the first byte of the answer.")
+    idle: Positive = setting("60s", "Longest silence inside the answer.")
+    total: Positive = setting("30m", "From the request's beginning to the answer's end.")
+
+
+class RetrySettings(Strict):
+    """Only what cannot have been acted upon is tried again."""
+
+    attempts: int = setting(3, "Attempts in all, each on another endpoint while there is one.", ge=1, le=10)
+
+
+class ServedAs(Strict):
+    """What the upstream calls this model and version, where that differs."""
+
+    model: Text | None = setting(None, "Replaces the model in a body or path; the model's own name if absent.")
+    version: Text | None = setting(None, "Replaces the version in a path; as the client says if absent.")
+
+
+class EndpointSettings(Strict):
+    """One address of a model server. A plain URL is short for `{url: URL}`."""
+
+    model_config = ConfigDict(json_schema_extra=also_text)
+
+    url: EndpointURL = needed("`http(s)://host[:port][/prefix]`.")
+    weight: float = setting(1, "Share of the work among its version's endpoints.", gt=0)
+    drain: bool = setting(False, "Takes no new sessions; those it has are kept.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_url(cls, data: Any) -> Any:
+        return {"url": data} if isinstance(data, str) else data
+
+    @property
+    def address(self) -> Address:
+        return address_of(self.url)
+
+
+class VersionSettings(Strict):
+    """One version of a model and the endpoints that serve it."""
+
+    endpoints: list[EndpointSettings] = needed("Where it is served; at least one.")
+    weight: float | None = setting(
+        None,
+        "Share of the requests that name no version. Without one, beside versions that have one: none of them.",
+        ge=0,
+    )
+    served_as: ServedAs = setting({}, "What the upstream calls this model and version.")
+    health: HealthSettings | None = setting(None, "Instead of the model's.")
+    balance: BalanceSettings | None = setting(None, "Instead of the model's.")
+
+
+class MatchSettings(Strict):
+    """A host, a path prefix, or both."""
+
+    host: Host | None = setting(None, "The Host a request names, without a port.")
+    prefix: MatchPrefix | None = setting(None, "The first segments of its path.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.host is None and self.prefix is None:
+            raise ValueError("needs host, prefix, or both")
+        return self
+
+
+class ModelDefaults(Strict):
+    """Policies of a model; all of them may also be in `defaults`."""
+
+    auth: list[Literal["key", "jwt"]] = setting(["key"], "How callers may prove who they are; [] is public.")
+    limits: list[LimitSettings] = setting([], "How much a caller may ask for; more is 429.")
+    plugins: list[PluginSettings] = setting([], "After auth and limits, before forwarding.")
+    headers: HeaderSettings = setting({}, "Rules for header fields.")
+    path: PathSettings = setting({}, "Rules for the path that is sent upstream.")
+    sticky: StickySettings | None = setting(None, "Keep a client on one endpoint; null: no.")
+    balance: BalanceSettings = setting({}, "How an endpoint is chosen.")
+    health: HealthSettings | None = setting(None, "Checks of each endpoint; null: none.")
+    timeouts: Timeouts = setting({}, "How long the model server may take.")
+    retry: RetrySettings = setting({}, "Another attempt where the first cannot have been acted upon.")
+    body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
+    json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")
+    methods: list[Method] = setting([], "Allowed methods; all if empty. Others are 405.")
+    preserve_host: bool = setting(False, "Send the client's Host upstream instead of the endpoint's own.")
+
+
+class ModelSettings(ModelDefaults):
+    """A model, by its name. A name may contain "/"; of several that fit a path, the longest wins."""
+
+    aliases: list[ModelName] = setting([], "Other names for it.")
+    match: list[MatchSettings] = setting([], "Hosts and path prefixes that reach it without its name.")
+    default_version: VersionName | None = setting(
+        None, "Serves requests that name no version, where no weights split them; the last version if absent."
+    )
+    versions: dict[VersionName, VersionSettings] = needed("What is served, by version; at least one.")

@@ -1,0 +1,158 @@
+"""What no single key can say: that names are not claimed twice, and that what one part needs, another one has.
+
+A rule yields `Finding`s and may assume that every value is valid by itself. A finding that rests on keys which are
+wrong already is dropped by `load.py`: `needs` says on which, beside the one that it is about.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import combinations
+from urllib.parse import urlsplit
+
+from gateway.config.problems import Path
+from gateway.config.settings import GatewaySettings, ModelSettings, Settings, VersionSettings
+from gateway.core.endpoint import Address
+from gateway.core.snapshot import ENDPOINTS
+
+_ANY_HOST = ("0.0.0.0", "::")
+_VERB = re.compile(r"(.+)(?:/(?:infer|ready|generate|generate_stream|config|stats)|:(?:predict|classify|regress))")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    path: Path
+    message: str
+    needs: tuple[Path, ...] = ()
+
+
+Rule = Callable[[Settings], Iterator[Finding]]
+
+
+def listeners_differ(settings: Settings) -> Iterator[Finding]:
+    names = [name for name in ("https", "http", "admin") if getattr(settings.gateway, name) is not None]
+    for first, second in combinations(names, 2):
+        if _collide(settings.gateway, first, second):
+            yield Finding(("gateway", second), f"listens where {first} does", (("gateway", first),))
+
+
+def _collide(gateway: GatewaySettings, first: str, second: str) -> bool:
+    (host, port), (other_host, other_port) = getattr(gateway, first), getattr(gateway, second)
+    is_shared = host == other_host or host in _ANY_HOST or other_host in _ANY_HOST
+    return port == other_port != 0 and is_shared
+
+
+def store_is_installed(settings: Settings) -> Iterator[Finding]:
+    if urlsplit(settings.gateway.limits_store).scheme in ("redis", "rediss") and find_spec("redis") is None:
+        yield Finding(("gateway", "limits_store"), "needs the package redis: install model-gateway[redis]")
+
+
+def issuers_differ(settings: Settings) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, issuer in enumerate(settings.auth.jwt):
+        if first.setdefault(issuer.issuer, index) != index:
+            path: Path = ("auth", "jwt", index, "issuer")
+            yield Finding(path, f"{issuer.issuer!r} is auth.jwt[{first[issuer.issuer]}] already")
+
+
+def issuers_exist(settings: Settings) -> Iterator[Finding]:
+    if settings.auth.jwt:
+        return
+    for name, model in settings.models.items():
+        if "jwt" in model.auth:
+            message = "takes JWTs, but auth.jwt names no issuer"
+            yield Finding(("models", name, "auth"), message, (("auth",),))
+
+
+def names_are_claimed_once(settings: Settings) -> Iterator[Finding]:
+    owners = {name: name for name in settings.models}
+    places: dict[str, Path] = {name: ("models", name) for name in settings.models}
+    for name, model in settings.models.items():
+        for index, alias in enumerate(model.aliases):
+            path: Path = ("models", name, "aliases", index)
+            if alias in owners:
+                yield Finding(path, f"{alias!r} leads to model {owners[alias]!r} already")
+            owners.setdefault(alias, name)
+            places.setdefault(alias, path)
+    for name, path in places.items():
+        verb = _VERB.fullmatch(name)
+        if verb and verb[1] in owners:
+            message = f"{name!r} is also a path of model {owners[verb[1]]!r}: its name and what is asked of it"
+            yield Finding(path, message)
+
+
+def matches_are_claimed_once(settings: Settings) -> Iterator[Finding]:
+    claimed: dict[tuple[str | None, str], str] = {}
+    for name, model in settings.models.items():
+        for index, match in enumerate(model.match):
+            key = (match.host, match.prefix or "/")
+            if key in claimed:
+                message = f"{match.host or ''}{match.prefix or '/'} leads to model {claimed[key]!r} already"
+                yield Finding(("models", name, "match", index), message)
+            claimed.setdefault(key, name)
+
+
+def versions_are_reachable(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        versions: Path = ("models", name, "versions")
+        weights = [version.weight for version in model.versions.values() if version.weight is not None]
+        if not model.versions:
+            yield Finding(versions, "needs at least one version")
+        if weights and not sum(weights):
+            yield Finding(versions, "every weight is 0: no version serves requests that name none")
+        default = model.default_version
+        if default is not None and default not in model.versions:
+            message = f"there is no version {default!r}; there is {', '.join(model.versions) or 'none'}"
+            yield Finding(("models", name, "default_version"), message, ((*versions, default),))
+
+
+def endpoints_differ(settings: Settings) -> Iterator[Finding]:
+    urls: set[str] = set()
+    for name, model in settings.models.items():
+        for label, version in model.versions.items():
+            yield from _repeated(version, ("models", name, "versions", label, "endpoints"))
+            urls.update(endpoint.url for endpoint in version.endpoints)
+    if len(urls) > ENDPOINTS:
+        yield Finding(("models",), f"{len(urls)} endpoints; one machine has room for {ENDPOINTS}")
+
+
+def _repeated(version: VersionSettings, path: Path) -> Iterator[Finding]:
+    if not version.endpoints:
+        yield Finding(path, "needs at least one endpoint")
+    seen: set[Address] = set()
+    for index, endpoint in enumerate(version.endpoints):
+        if endpoint.address in seen:
+            yield Finding((*path, index), f"{endpoint.url} is there already; for more work, give it a weight")
+        seen.add(endpoint.address)
+
+
+def limits_know_their_callers(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        auth: Path = ("models", name, "auth")
+        for index, limit in enumerate(model.limits):
+            why = _unknown_caller(model, limit.per)
+            if why:
+                path: Path = ("models", name, "limits", index, "per")
+                yield Finding(path, f"per: {limit.per} counts nobody in model {name!r}, {why}", (auth,))
+
+
+def _unknown_caller(model: ModelSettings, per: str) -> str:
+    if not model.auth and per in ("key", "principal"):
+        return "which is public: use per: ip"
+    if "key" not in model.auth and per == "key":
+        return "which takes no keys: use per: principal"
+    return ""
+
+
+RULES: tuple[Rule, ...] = (
+    listeners_differ,
+    store_is_installed,
+    issuers_differ,
+    issuers_exist,
+    names_are_claimed_once,
+    matches_are_claimed_once,
+    versions_are_reachable,
+    endpoints_differ,
+    limits_know_their_callers,
+)
