@@ -74,7 +74,7 @@ find_python() {
 # setup PROJECT: .venv holds the project (. or .[dev], editable) and its dependencies. A stamp says for which
 # pyproject.toml; an interrupted installation leaves no stamp but a mark, and is begun anew.
 setup() {
-  local stamp=".venv/.stamp${1//[^a-z]/}" wanted
+  local stamp=".venv/.stamp-$1" wanted
   wanted=$(cksum <pyproject.toml)
   if [[ -x .venv/bin/python && ! -e .venv/.unfinished && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
   mkdir -p .cache
@@ -91,5 +91,5 @@ setup() {
   touch .venv/.unfinished
   quietly "the installation" .venv/bin/python -m pip install --disable-pip-version-check --editable "$1"
   rm .venv/.unfinished
-  printf '%s' "$wanted" >"$stamp"
+  printf '%s' "$wanted" | tee "$stamp" >.venv/.stamp-. # an extra has all that the project has without it
 }
