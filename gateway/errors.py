@@ -97,6 +97,20 @@ class TargetTooLong(ClientError):
     message = "The request's target is too long."
 
 
+class UnsupportedMedia(ClientError):
+    """A body of a kind that is not taken here (RFC 9110, 15.5.16)."""
+
+    status, code = 415, "unsupported_media_type"
+    message = "This kind of body is not accepted here."
+
+
+class Unprocessable(ClientError):
+    """A body that is well-formed and breaks a rule (RFC 9110, 15.5.21)."""
+
+    status, code = 422, "unprocessable_body"
+    message = "The request's body breaks a rule of this route."
+
+
 class TooManyRequests(ClientError):
     """A limit (RFC 6585, 4); carries Retry-After."""
 
