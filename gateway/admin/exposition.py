@@ -1,0 +1,157 @@
+"""The counts as Prometheus reads them: text 0.0.4, or OpenMetrics if the scraper prefers that.
+
+Durations are seconds and sizes are bytes (Prometheus' naming rules). What a label can hold is bounded by the
+configuration: see `core/metrics.py`.
+"""
+
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from gateway.admin.view import AdminView, EndpointView
+from gateway.core.endpoint import Health
+from gateway.core.metrics import BUCKETS, Histogram, Totals
+
+_BOUNDS = (*(str(bound) for bound in BUCKETS), "+Inf")
+_TARGET = ("model", "version")
+_ENDPOINT = ("model", "version", "endpoint")
+
+
+def own_version() -> str:
+    """Of this package; empty where it runs from a source tree that is not installed."""
+    try:
+        return version("model-gateway")
+    except PackageNotFoundError:
+        return ""
+
+
+_VERSION = own_version()
+
+
+def render(totals: Totals, view: AdminView, accept: str = "") -> tuple[bytes, str]:
+    """The exposition and its content type, as an Accept field asks for it."""
+    encode, content_type = choose_encoder(accept)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(totals, view))
+    return encode(registry), content_type
+
+
+class _Once(Collector):
+    """The families of one scrape."""
+
+    def __init__(self, totals: Totals, view: AdminView) -> None:
+        self.totals = totals
+        self.view = view
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _requests(self.totals)
+        yield from _events(self.totals)
+        yield from _endpoints(self.view.endpoints())
+        yield from _gateway(self.totals, self.view)
+
+
+def _requests(totals: Totals) -> Iterator[Metric]:
+    """What is counted for each model and version."""
+    requests = CounterMetricFamily("gateway_requests", "Requests that ended.", labels=(*_TARGET, "status"))
+    duration = HistogramMetricFamily(
+        "gateway_request_duration_seconds", "From a request's head to the last byte of its answer.", labels=_TARGET
+    )
+    first_byte = HistogramMetricFamily(
+        "gateway_first_byte_seconds", "From a request's head to the first byte of its answer.", labels=_TARGET
+    )
+    counters = {
+        "bytes_in": CounterMetricFamily("gateway_request_bytes", "Bytes of requests' bodies.", labels=_TARGET),
+        "bytes_out": CounterMetricFamily("gateway_response_bytes", "Bytes of answers' bodies.", labels=_TARGET),
+        "attempts": CounterMetricFamily("gateway_upstream_attempts", "Attempts at endpoints.", labels=_TARGET),
+        "retries": CounterMetricFamily("gateway_upstream_retries", "Attempts after the first.", labels=_TARGET),
+    }
+    for target, meter in sorted(totals.meters.items()):
+        for status, count in sorted(meter.statuses.items()):
+            requests.add_metric((*target, str(status)), count)
+        duration.add_metric(target, _cumulative(meter.duration), meter.duration.sum)
+        first_byte.add_metric(target, _cumulative(meter.first_byte), meter.first_byte.sum)
+        for name, family in counters.items():
+            family.add_metric(target, getattr(meter, name))
+    yield requests
+    yield duration
+    yield first_byte
+    yield from counters.values()
+
+
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+    """Prometheus' buckets hold everything at or under their bound."""
+    total = 0
+    rows: list[tuple[str, float]] = []
+    for bound, count in zip(_BOUNDS, histogram.counts, strict=True):
+        total += count
+        rows.append((bound, total))
+    return rows
+
+
+def _events(totals: Totals) -> Iterator[Metric]:
+    errors = CounterMetricFamily(
+        "gateway_errors", "Requests that failed, by whose fault and how.", labels=("model", "owner", "code")
+    )
+    for error, count in sorted(totals.errors.items()):
+        errors.add_metric(error, count)
+    verdicts = CounterMetricFamily("gateway_limit_verdicts", "What limits said.", labels=("model", "verdict"))
+    for verdict, count in sorted(totals.verdicts.items()):
+        verdicts.add_metric(verdict, count)
+    in_flight = GaugeMetricFamily("gateway_requests_in_flight", "Requests not yet ended.", labels=("model",))
+    for model, count in sorted(totals.in_flight.items()):
+        in_flight.add_metric((model,), count)
+    dropped = CounterMetricFamily("gateway_log_lines_dropped", "Access log lines that could not be written.")
+    dropped.add_metric((), totals.lines_dropped)
+    yield from (errors, verdicts, in_flight, dropped)
+
+
+def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
+    health = StateSetMetricFamily("gateway_endpoint_health", "The state an endpoint is in.", labels=_ENDPOINT)
+    in_flight = GaugeMetricFamily("gateway_endpoint_in_flight", "Requests that an endpoint holds.", labels=_ENDPOINT)
+    latency = GaugeMetricFamily(
+        "gateway_endpoint_latency_seconds", "Average time to an endpoint's first byte.", labels=_ENDPOINT
+    )
+    # By labels, so that an address that a pool lists twice is no duplicate series: a scrape with one fails whole.
+    for labels, endpoint in {(e.model, e.version, e.url): e for e in endpoints}.items():
+        health.add_metric(labels, {state.name.lower(): state is endpoint.health for state in Health})
+        in_flight.add_metric(labels, endpoint.in_flight)
+        if endpoint.latency:
+            latency.add_metric(labels, endpoint.latency)
+    yield from (health, in_flight, latency)
+
+
+def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
+    workers = [worker for worker in view.workers() if worker.pid]
+    buckets = view.buckets()
+    yield GaugeMetricFamily("gateway_connections_open", "Connections of clients.", totals.connections)
+    yield GaugeMetricFamily("gateway_workers", "Worker processes that run.", len(workers))
+    starts = sum(worker.starts for worker in view.workers())
+    yield CounterMetricFamily("gateway_worker_starts", "Worker processes started.", starts)
+    yield GaugeMetricFamily("gateway_ready", "1 if traffic should be sent here.", int(not view.obstacles()))
+    yield GaugeMetricFamily("gateway_config_generation", "Of the newest snapshot.", view.generation)
+    yield GaugeMetricFamily("gateway_start_time_seconds", "When the gateway started (Unix time).", view.started)
+    certificates = GaugeMetricFamily(
+        "gateway_certificate_days_left", "Until a certificate expires.", labels=("certificate",)
+    )
+    for certificate in view.certificates():
+        certificates.add_metric((certificate.name,), (certificate.expires - time.time()) / 86400)
+    yield certificates
+    if buckets is not None:
+        used = GaugeMetricFamily("gateway_buckets_used", "Token buckets in use.", labels=("store",))
+        used.add_metric((buckets.store,), buckets.used)
+        yield used
+    build = GaugeMetricFamily("gateway_build_info", "What runs.", labels=("version", "python"))
+    build.add_metric((_VERSION, platform.python_version()), 1)
+    yield build

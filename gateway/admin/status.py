@@ -1,0 +1,108 @@
+"""The state of everything as one document: what /status answers, the dashboard draws and `gateway status` prints.
+
+Counts are since the gateway started; who wants a rate asks twice.
+"""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.admin.exposition import own_version
+from gateway.admin.view import AdminView, BucketsView, CertificateView, EndpointView, WorkerView
+from gateway.core.metrics import BUCKETS, Meter, Totals
+
+
+class EndpointStatus(msgspec.Struct):
+    url: str
+    health: str
+    in_flight: int
+    latency: float  # average seconds to the first byte; 0: no sample
+    weight: float
+
+
+class VersionStatus(msgspec.Struct):
+    version: str  # "": requests refused before a version was chosen
+    statuses: dict[str, int]
+    duration: list[int]  # requests per bucket of Status.bounds, and one above all
+    first_byte: list[int]
+    bytes_in: int
+    bytes_out: int
+    retries: int
+    endpoints: list[EndpointStatus]
+
+
+class ModelStatus(msgspec.Struct):
+    model: str  # "": requests that matched no model
+    in_flight: int
+    versions: list[VersionStatus]
+
+
+class ErrorStatus(msgspec.Struct):
+    model: str
+    owner: str
+    code: str
+    count: int
+
+
+class Status(msgspec.Struct):
+    version: str
+    now: float  # seconds since the epoch
+    started: float
+    generation: int
+    obstacles: Sequence[str]  # none: ready
+    connections: int
+    bounds: Sequence[float]  # seconds
+    workers: Sequence[WorkerView]
+    models: list[ModelStatus]
+    errors: list[ErrorStatus]
+    certificates: Sequence[CertificateView]
+    buckets: BucketsView | None
+    lines_dropped: int
+
+
+def describe(totals: Totals, view: AdminView) -> Status:
+    return Status(
+        version=own_version(),
+        now=time.time(),
+        started=view.started,
+        generation=view.generation,
+        obstacles=view.obstacles(),
+        connections=totals.connections,
+        bounds=BUCKETS,
+        workers=view.workers(),
+        models=_models(totals, view.endpoints()),
+        errors=[ErrorStatus(*labels, count) for labels, count in sorted(totals.errors.items())],
+        certificates=view.certificates(),
+        buckets=view.buckets(),
+        lines_dropped=totals.lines_dropped,
+    )
+
+
+def _models(totals: Totals, endpoints: Sequence[EndpointView]) -> list[ModelStatus]:
+    """Everything that is configured or was ever counted."""
+    pools: dict[tuple[str, str], list[EndpointView]] = {}
+    for endpoint in endpoints:
+        pools.setdefault((endpoint.model, endpoint.version), []).append(endpoint)
+    models: dict[str, ModelStatus] = {}
+    for model, version in sorted({*pools, *totals.meters}):
+        status = models.setdefault(model, ModelStatus(model, totals.in_flight.get(model, 0), []))
+        status.versions.append(_version(version, totals.meters.get((model, version)), pools.get((model, version), [])))
+    return list(models.values())
+
+
+def _version(version: str, meter: Meter | None, endpoints: Sequence[EndpointView]) -> VersionStatus:
+    meter = meter or Meter()
+    return VersionStatus(
+        version=version,
+        statuses={str(status): count for status, count in sorted(meter.statuses.items())},
+        duration=meter.duration.counts,
+        first_byte=meter.first_byte.counts,
+        bytes_in=meter.bytes_in,
+        bytes_out=meter.bytes_out,
+        retries=meter.retries,
+        endpoints=[
+            EndpointStatus(each.url, each.health.name.lower(), each.in_flight, each.latency, each.weight)
+            for each in endpoints
+        ],
+    )

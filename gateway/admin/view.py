@@ -1,0 +1,89 @@
+"""What the operator's door can see and ask for. The controller implements it; nothing here knows how."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.core.endpoint import Health
+from gateway.core.metrics import Totals
+
+GATEWAY = "gateway"  # a target of drain: all of it
+
+
+class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint as a pool of `model` and `version` has it; the same address may be in several."""
+
+    model: str
+    version: str
+    url: str
+    health: Health
+    in_flight: int = 0  # over all workers
+    latency: float = 0.0  # average seconds to the first byte; 0.0: no sample yet
+    weight: float = 1.0
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    slot: int
+    pid: int  # 0: not running
+    generation: int  # of the snapshot it serves
+    starts: int = 1  # times that a worker of this slot was started
+    connections: int = 0
+
+
+class CertificateView(msgspec.Struct, frozen=True, kw_only=True):
+    name: str  # of its files
+    hosts: Sequence[str]
+    expires: float  # seconds since the epoch
+    problem: str = ""  # what is wrong with it now
+
+
+class BucketsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Token buckets in use."""
+
+    store: str  # shared | memory | redis
+    used: int
+    capacity: int | None  # None: the store has no bound of ours
+
+
+class AdminView(Protocol):
+    """The gateway as its operator sees it. What is not `async` is read from memory and does not block."""
+
+    @property
+    def generation(self) -> int:
+        """Of the newest snapshot."""
+        ...
+
+    @property
+    def started(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def obstacles(self) -> Sequence[str]:
+        """Why no traffic should be sent here now (starting, draining, no worker): none, it is ready."""
+        ...
+
+    async def totals(self) -> Totals:
+        """What all workers have counted up to now."""
+        ...
+
+    def endpoints(self) -> Sequence[EndpointView]: ...
+
+    def workers(self) -> Sequence[WorkerView]: ...
+
+    def certificates(self) -> Sequence[CertificateView]: ...
+
+    def buckets(self) -> BucketsView | None: ...
+
+    async def reload(self) -> tuple[bool, Sequence[str]]:
+        """Read the configuration again; -> whether a new generation serves, and what was wrong."""
+        ...
+
+    async def drain(self, target: str) -> int:
+        """Send no new work to a target: GATEWAY, an endpoint's URL, `model` or `model@version`; -> how many endpoints
+        (of GATEWAY: 1) that is, 0 if there is no such target."""
+        ...
+
+    async def undrain(self, target: str) -> int:
+        """The reverse of `drain`."""
+        ...
