@@ -109,6 +109,11 @@ class GatewaySettings(Strict):
     https: Listen = setting("0.0.0.0:8443", "The public entry point.")
     http: Listen | None = setting(None, "Redirects to https and answers ACME challenges; nothing else.")
     admin: Listen = setting("127.0.0.1:9901", "Health, metrics, status.")
+    admin_token_file: FilePath | None = setting(
+        None,
+        "File of the token that opens `admin`; the variable GATEWAY_ADMIN_TOKEN wins. Needed unless `admin` is a "
+        "loopback address.",
+    )
     workers: Workers = setting("auto", "Worker processes; `auto`: one per core.")
     trusted_proxies: list[Network] = setting([], "Whose X-Forwarded-* and X-Request-Id are believed.")
     limits_store: StoreURL = setting(
