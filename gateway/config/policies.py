@@ -60,6 +60,9 @@ class LimitSettings(Strict):
     per: Per = setting(
         "key", "Who shares a bucket: callers with one key, principal, address or header; or all (model)."
     )
+    on_store_error: Literal["local", "open", "closed"] = setting(
+        "local", "While a remote store is away: count on this machine, admit everything, or answer 503."
+    )
 
 
 class HeaderRules(Strict):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import combinations
-from urllib.parse import urlsplit
 
 from gateway.config.problems import Path
 from gateway.config.settings import GatewaySettings, ModelSettings, Settings, VersionSettings
@@ -44,7 +43,7 @@ def _collide(gateway: GatewaySettings, first: str, second: str) -> bool:
 
 
 def store_is_installed(settings: Settings) -> Iterator[Finding]:
-    if urlsplit(settings.gateway.limits_store).scheme in ("redis", "rediss") and find_spec("redis") is None:
+    if settings.gateway.limits_store.startswith("redis") and find_spec("redis") is None:
         yield Finding(("gateway", "limits_store"), "needs the package redis: install model-gateway[redis]")
 
 

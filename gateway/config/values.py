@@ -146,7 +146,7 @@ def check_web_url(url: str) -> str:
     return url
 
 
-_STORES = ("shared", "memory", "redis", "rediss")
+_STORES = ("shared", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel")
 
 
 def check_store(url: str) -> str:
