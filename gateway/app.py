@@ -1,106 +1,136 @@
 """The composition root: THE list of layers, in travel order, each with the reason for its place.
 
-What outlives a snapshot is in `Runtime`: endpoints with their counts, connections, what was counted. What a snapshot
-replaces is compiled here: for each model one chain of just the layers that it uses.
+    observe       first, so that nothing goes unmeasured; last to see an answer, so that it sees the true one
+    rescue        turns what is raised below into an answer that observe counts
+    enter         takes the snapshot, once
+    [plugins]     the global ones, before anything is known of the request
+    match         names the route; everything behind is that route's own chain
+    authenticate  who, before any work is done for them
+    authorize     may they, before they are charged
+    throttle      charged before plugins may spend anything
+    [plugins]     the route's
+    bound         how large a body may be, before anybody reads it
+    stick         a session decides the version, so it comes before split
+    split         the version, and with it the pool
+    transform     names as that pool knows them
+    rewrite       the route's rules see the request as it will be sent
+    forward       pick, lease, attempt, retry
+
+A route's chain has just the layers that it uses, and is compiled when the snapshot is.
 """
 
-import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from random import Random
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from gateway.config.settings import ModelSettings, Settings, VersionSettings
-from gateway.core.deadlines import Deadlines
+from gateway import plugin
+from gateway.config.settings import HeaderRules, ModelSettings, PathSettings, PluginSettings, Settings
+from gateway.config.values import Network
 from gateway.core.dispatch import Directory
-from gateway.core.endpoint import Endpoint, Row
 from gateway.core.pick import make as make_policy
 from gateway.core.snapshot import Pool, Route, Snapshot
 from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
-from gateway.edge.journal import Journal
+from gateway.edge.authenticate import Authenticate, Public
+from gateway.edge.authorize import Authorize
+from gateway.edge.enter import Enter, own_routes
+from gateway.edge.hashkey import key_of
+from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
-from gateway.edge.meters import Recorder
 from gateway.edge.observe import Observe
 from gateway.edge.rescue import Rescue
 from gateway.edge.rewrite import RewriteHeaders, RewritePath
 from gateway.edge.split import ChooseVersion
+from gateway.edge.stick import Stick
+from gateway.edge.throttle import Throttle
 from gateway.edge.transform import Transform
-from gateway.upstream.connections import Connections
+from gateway.runtime import Runtime
 from gateway.upstream.forward import Forward
 
 
-@dataclass
-class Runtime:
-    """What a worker keeps from one snapshot to the next."""
-
-    row: Row
-    recorder: Recorder
-    journal: Journal | None
-    rng: Random = field(default_factory=Random)
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    connections: dict[Endpoint, Connections] = field(default_factory=dict)
-    snapshot: Snapshot = field(default_factory=lambda: Snapshot(0))
-
-    def connections_of(self, endpoint: Endpoint) -> Connections:
-        known = self.connections.get(endpoint)
-        if known is None:
-            known = self.connections[endpoint] = Connections(endpoint.address, self.deadlines, ssl.create_default_context)
-        return known
-
-    def endpoint(self, url: str, slot: int, weight: float) -> Endpoint:
-        known = self.endpoints.get(url)
-        if known is None or known.slot != slot:
-            known = self.endpoints[url] = Endpoint(url, slot, self.row, weight)
-        known.weight = weight
-        return known
-
-
-def make_app(runtime: Runtime) -> Starlette:
-    """The app of a worker."""
+def make_app(runtime: Runtime, trusted: Sequence[Network] = ()) -> Starlette:
+    """The app of a worker. `runtime.snapshot` is read for every request and may be replaced at any time."""
     return Starlette(
+        routes=routes_of(Listing(lambda: runtime.snapshot, runtime.keys, lambda: runtime.tokens, runtime.refresh)),
         middleware=[
-            Middleware(Observe, recorder=runtime.recorder, journal=runtime.journal),
+            Middleware(
+                Observe,
+                recorder=runtime.recorder,
+                journal=runtime.journal,
+                trusted=trusted,
+                clock=runtime.clock,
+            ),
             Middleware(Rescue),
-            Middleware(Match, snapshot=lambda: runtime.snapshot),
-        ]
+            Middleware(Enter, current=lambda: runtime.snapshot),
+        ],
     )
 
 
 def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, int], runtime: Runtime) -> Snapshot:
+    """Everything that `settings` say, as one immutable whole. Raises PluginError."""
     directory = Directory()
-    routes = {}
+    routes: dict[str, Route] = {}
     for name, model in settings.models.items():
-        pools = {v: _pool(name, v, arm, model, slots, runtime) for v, arm in model.versions.items()}
         for known in (name, *model.aliases):
             directory.add_name(known, name)
         for rule in model.match:
             directory.add_match(rule.host, rule.prefix, name)
+        pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
         routes[name] = Route(
             name=name,
             pools=pools,
-            split=Split({v: arm.weight for v, arm in model.versions.items()}, model.default_version),
+            split=Split({version: arm.weight for version, arm in model.versions.items()}, model.default_version),
             chain=_chain(name, model, pools, runtime),
+            aliases=tuple(model.aliases),
+            methods=frozenset(model.methods),
+            json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
+            auth=frozenset(model.auth),
         )
-    return Snapshot(generation, directory, routes)
+    entry = _with_plugins(Match(own_routes, directory=directory, routes=routes), settings.plugins, is_global=True)
+    return Snapshot(generation, entry, directory, routes)
 
 
-def _pool(name: str, version: str, arm: VersionSettings, model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Pool:
+def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Pool:
+    arm = model.versions[version]
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight) for e in arm.endpoints]
     policy = make_policy(arm.balance or model.balance, endpoints)
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version)
 
 
 def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> ASGIApp:
+    """The layers of one route, innermost first."""
     app: ASGIApp = Forward(
-        connections=runtime.connections_of, key_of=lambda scope, exchange: b"", timeouts=model.timeouts,
-        attempts=model.retry.attempts, is_host_kept=model.preserve_host, rng=runtime.rng)
+        connections=runtime.connections_of,
+        key_of=key_of(model.balance),
+        timeouts=model.timeouts,
+        attempts=model.retry.attempts,
+        is_host_kept=model.preserve_host,
+        rng=runtime.rng,
+    )
+    if model.headers.request != HeaderRules() or model.headers.response != HeaderRules():
+        app = RewriteHeaders(app, settings=model.headers)
+    if model.path != PathSettings():
+        app = RewritePath(app, settings=model.path)
     app = Transform(app)
     app = ChooseVersion(app, rng=runtime.rng)
+    if model.sticky is not None:
+        arms = [version for version, arm in model.versions.items() if arm.weight] or None
+        app = Stick(app, settings=model.sticky, sessions=runtime.sessions, model=name, pools=pools, arms=arms)
+    if model.body_bytes:
+        app = BoundBody(app, bound=model.body_bytes)
+    app = _with_plugins(app, model.plugins)
+    if model.limits:
+        app = Throttle(app, limits=model.limits, model=name, store=runtime.buckets)
+    if not model.auth:
+        return Public(app, tokens=runtime.tokens)
+    app = Authorize(app, model=name, versions=list(model.versions))
+    return Authenticate(app, methods=model.auth, keys=runtime.keys, tokens=runtime.tokens, refresh=runtime.refresh)
+
+
+def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:
+    """`plugins` around `app`: the first named is the first to see a request."""
+    for settings in reversed(plugins):
+        app = plugin.load(settings, is_global=is_global)(app)
     return app

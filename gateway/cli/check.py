@@ -2,15 +2,33 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from gateway import plugin
+from gateway.cli.output import fail
 from gateway.config.load import read
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.settings import Settings
+from gateway.preflight import EVERYTHING
 
 # Looks at what routes.yaml refers to: plugins, certificates, the file of keys. It need not know lines: a problem with
 # an empty `file` gets the line of its `key`.
 Validator = Callable[[Settings], Iterable[Problem]]
+
+
+def check_command(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The configuration.")] = Path("routes.yaml"),
+) -> None:
+    """Say everything that is wrong with a configuration and with what it refers to, or that it is fine."""
+    try:
+        plugin.make_importable(config.absolute().parent)
+    except plugin.PluginError as error:
+        fail(str(error))
+    raise typer.Exit(check(config, EVERYTHING))
 
 
 def check(config: Path, validators: Sequence[Validator] = ()) -> int:
@@ -24,7 +42,7 @@ def check(config: Path, validators: Sequence[Validator] = ()) -> int:
         print(error, file=sys.stderr)
         return 1
     for warning in warnings:
-        print(f"{warning} (warning)", file=sys.stderr)
+        print(replace(warning, key=f"warning: {warning.key}"), file=sys.stderr)
     print(f"{config}: ok: {_summary(settings)}")
     return 0
 

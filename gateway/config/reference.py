@@ -4,7 +4,6 @@ import re
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -16,7 +15,10 @@ from gateway.config.values import Kind
 _NOTES = ("title", "description", "default", "examples")
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}  # ${NAME} may stand for any scalar
 _NAMED = {"models": "NAME", "versions": "VERSION"}  # how a table calls the keys that people choose
+_BOUNDS = {"gt": "above", "ge": "from", "le": "to"}
 _WORDS = {str: "text", bool: "true or false", int: "whole number", float: "number", dict: "mapping"}
+
+Places = dict[type[BaseModel], list[str]]
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -24,67 +26,64 @@ _WORDS = {str: "text", bool: "true or false", int: "whole number", float: "numbe
 
 def tables() -> str:
     """Markdown: a table for each section, in the order of the file."""
-    parts: list[str] = []
-    headings: dict[type[BaseModel], str] = {}
-    _name_sections(Settings, "", headings)
-    for section, heading in headings.items():
-        title = f"### `{heading}`" if heading else "### The file"
-        rows = [_row(name, section, annotation, headings) for name, annotation in fields_of(section).items()]
-        head = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        parts.append("\n".join([title, "", _text(section.__doc__ or ""), "", *head, *rows]))
-    return "\n\n".join(parts)
+    places: Places = {}
+    _find_places(Settings, "", places)
+    return "\n\n".join(_table(section, places) for section in places)
 
 
-def _name_sections(section: type[BaseModel], heading: str, headings: dict[type[BaseModel], str]) -> None:
-    """Give every section the place where it comes first, as its heading."""
-    headings[section] = heading
+def _find_places(section: type[BaseModel], place: str, places: Places) -> None:
+    """Where each section may stand; what is in it is told at the first place only."""
+    known = places.setdefault(section, [])
+    known.append(place)
+    if len(known) > 1:
+        return
     for name, annotation in fields_of(section).items():
         below = section_of(annotation)
-        if below is None or below in headings or below is ModelDefaults:
-            continue
-        place = f"{heading}.{name}" if heading else name
-        shape = get_origin(unwrap(annotation))
-        place += {list: "[]", dict: f".{_NAMED.get(name, 'NAME')}"}.get(shape, "")
-        _name_sections(below, place, headings)
+        if below is not None and below is not ModelDefaults:
+            shape = get_origin(unwrap(annotation))
+            suffix = {list: "[]", dict: f".{_NAMED.get(name, 'NAME')}"}.get(shape, "")
+            _find_places(below, f"{place}.{name}{suffix}".removeprefix("."), places)
 
 
-def _row(name: str, section: type[BaseModel], annotation: Any, headings: dict[type[BaseModel], str]) -> str:
-    field = section.model_fields[name]
-    cells = (f"`{name}`", _type(annotation, headings) + _range(field), _default(field), field.description or "")
-    return "| " + " | ".join(_text(cell).replace("|", r"\|") for cell in cells) + " |"
+def _table(section: type[BaseModel], places: Places) -> str:
+    first, *others = places[section]
+    lines = [f"### `{first}`" if first else "### The file", "", _text(section.__doc__ or "")]
+    if others:
+        lines += ["", f"The same: {', '.join(f'`{place}`' for place in others)}."]
+    lines += ["", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, annotation in fields_of(section).items():
+        field = section.model_fields[name]
+        cells = (f"`{name}`", _type(annotation, places) + _range(field), _default(field), field.description or "")
+        lines.append("| " + " | ".join(_text(cell).replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
-def _type(annotation: Any, headings: dict[type[BaseModel], str]) -> str:
+def _type(annotation: Any, places: Places) -> str:
     kinds = [each.name for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Kind)]
     if kinds:
         return kinds[0]
-    kind = unwrap(annotation)
-    if annotation is not kind and kind is not None:
-        empty = type(None) in get_args(annotation)
-        return _type(_alternative(annotation), headings) + (" or null" if empty else "")
-    if get_origin(kind) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(kind))
-    if get_origin(kind) is list:
-        return f"list of {_type(get_args(kind)[0], headings)}"
-    if get_origin(kind) is dict:
-        return f"mapping of {' to '.join(_type(each, headings) for each in get_args(kind))}"
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        heading = headings[ModelSettings if kind is ModelDefaults else kind]
-        return f"[mapping](#{re.sub(r'[^a-z0-9_-]', '', heading.lower())})"
-    return _WORDS[kind]
-
-
-def _alternative(annotation: Any) -> Any:
-    """What an annotation wraps, one layer less: of `X | None` the X, of Annotated the type."""
-    return next(each for each in get_args(annotation) if each is not type(None))
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if get_origin(annotation) is list:
+        return f"list of {_type(arguments[0], places)}"
+    if get_origin(annotation) is dict:
+        return f"mapping of {' to '.join(_type(each, places) for each in arguments)}"
+    if arguments:  # Annotated, or an alternative to None
+        kept = next(each for each in arguments if each is not type(None))
+        return _type(kept, places) + (" or null" if type(None) in arguments else "")
+    if issubclass(annotation, BaseModel):
+        place = places[ModelSettings if annotation is ModelDefaults else annotation][0]
+        return f"[mapping](#{re.sub(r'[^a-z0-9_-]', '', place.lower())})"
+    return _WORDS[annotation]
 
 
 def _range(field: FieldInfo) -> str:
-    if unwrap(field.annotation) is not int or any(isinstance(each, Kind) for each in field.metadata):
+    """The bounds of a number; a `Kind` knows its own."""
+    if any(isinstance(each, Kind) for each in field.metadata):
         return ""
-    lows = [str(each.ge) for each in field.metadata if isinstance(each, Ge)]
-    highs = [str(each.le) for each in field.metadata if isinstance(each, Le)]
-    return "".join(f" from {low}" for low in lows) + "".join(f" to {high}" for high in highs)
+    bounds = [(word, getattr(each, name, None)) for each in field.metadata for name, word in _BOUNDS.items()]
+    return "".join(f", {word} {bound}" for word, bound in bounds if bound is not None)
 
 
 def _default(field: FieldInfo) -> str:

@@ -28,7 +28,7 @@ class Published(msgspec.Struct):
     folder: str  # where routes.yaml lies: plugins are imported from there
     slots: dict[str, int] = {}
     keys: bytes = b""
-    jwks: dict[str, str] = {}
+    jwks: dict[str, bytes] = {}
 
     def read_settings(self) -> Settings:
         return Settings.model_validate_json(self.settings)

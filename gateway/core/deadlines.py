@@ -11,7 +11,7 @@ NEVER = inf
 
 
 class Timed(Protocol):
-    deadline: float  # seconds of the event loop's clock; NEVER for none
+    deadline: float  # seconds of `time.monotonic`; NEVER for none
 
     def on_deadline(self, now: float) -> None: ...
 

@@ -63,7 +63,7 @@ class Row(NamedTuple):
     """The cells of the zone that an endpoint reads and writes, each but `changes` indexed by its slot."""
 
     health: Sequence[int]  # Health, written by the controller
-    in_flight: MutableSequence[int]  # written by this worker alone
+    in_flight: MutableSequence[int] | memoryview  # written by this worker alone
     others: Sequence[Sequence[int]] = ()  # the other workers' in-flight counts
     changes: Sequence[int] = ()  # one cell, raised by the controller after it wrote any health; () if nobody counts
 

@@ -54,7 +54,7 @@ class Route:
     aliases: Sequence[str] = ()
     methods: frozenset[str] = frozenset()  # allowed; empty: all
     json_bytes: int = 32 * 2**20  # the largest body read to find `model` in it
-    is_public: bool = False
+    auth: frozenset[str] = frozenset()  # ways to authenticate, any of them; empty: public
 
     def __repr__(self) -> str:
         return f"<Route {self.name} {list(self.pools)} {self.split!r}>"
@@ -65,6 +65,7 @@ class Snapshot:
     """Everything compiled from one generation of the configuration."""
 
     generation: int
+    entry: Chain  # global plugins, then matching
     directory: Directory = field(default_factory=Directory)
     routes: Mapping[str, Route] = field(default_factory=dict)
 

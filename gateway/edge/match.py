@@ -1,12 +1,12 @@
-"""Which route a request takes. Reads the snapshot, once: a request keeps the one it began with."""
+"""Which route a request takes: it is handed to the chain of its model."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.core.dispatch import Target, header_text
-from gateway.core.snapshot import Route, Snapshot
+from gateway.core.dispatch import Directory, Target, header_text
+from gateway.core.snapshot import Route
 from gateway.edge.body import Replay, read_body
 from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
@@ -27,29 +27,24 @@ _decode_named = msgspec.json.Decoder(Named).decode
 class Match:
     """Hands a request for a model to its route's chain; everything else goes on to the app's own routes."""
 
-    def __init__(self, app: ASGIApp, *, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, app: ASGIApp, *, directory: Directory, routes: Mapping[str, Route]) -> None:
         self.app = app
-        self.snapshot = snapshot
+        self.directory = directory
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if "refusal" in scope:
-            raise scope["refusal"]
         exchange: Exchange = scope["exchange"]
-        snapshot = self.snapshot()
         host, model, version = _read_head(scope)
         path: bytes = scope["raw_path"]
-        target = snapshot.directory.target(host, path, model, version)
+        target = self.directory.target(host, path, model, version)
         if target is None or (not target.model and scope["method"] not in _BODY_METHODS):
             await self.app(scope, receive, send)
             return
         if target.is_in_body and scope["method"] in _BODY_METHODS:
-            target, receive = await self._read_model(snapshot, target, exchange, receive, scope)
+            target, receive = await self._read_model(target, exchange, receive, scope)
         if not target.model:
             raise BadRequest("The request names no model: its body needs `model`, or its head `x-model`.")
-        route = snapshot.routes[target.model]
+        route = self.routes[target.model]
         if route.methods and scope["method"] not in route.methods:
             raise MethodNotAllowed(headers=[(b"allow", ", ".join(sorted(route.methods)).encode())])
         exchange.route = route
@@ -59,11 +54,11 @@ class Match:
         await route.chain(scope, receive, send)
 
     async def _read_model(
-        self, snapshot: Snapshot, target: Target, exchange: Exchange, receive: Receive, scope: Scope
+        self, target: Target, exchange: Exchange, receive: Receive, scope: Scope
     ) -> tuple[Target, Receive]:
         """Read the body, and the model in it where the head has named none. A body that is not JSON is an error only
         if nothing else names the model."""
-        route = snapshot.routes[target.model] if target.model else None
+        route = self.routes[target.model] if target.model else None
         is_json = _is_json(scope)
         if route is not None and not is_json:
             return target, receive
@@ -76,14 +71,14 @@ class Match:
         if not named:
             return target._replace(is_in_body=False), receive
         if route is None:
-            model, version = snapshot.directory.named(named)
+            model, version = self.directory.named(named)
             return target._replace(model=model, version=target.version or version, named=named), receive
-        return self._merge(snapshot, target, route, named), receive
+        return self._merge(target, route, named), receive
 
-    def _merge(self, snapshot: Snapshot, target: Target, route: Route, named: str) -> Target:
+    def _merge(self, target: Target, route: Route, named: str) -> Target:
         """The head has named the model and wins; the body may still name a version of it."""
         name, _, version = named.rpartition("@")
-        if target.version is None and version in route.pools and snapshot.directory.names.get(name) == route.name:
+        if target.version is None and version in route.pools and self.directory.names.get(name) == route.name:
             return target._replace(version=version, named=named)
         return target._replace(named=named)
 

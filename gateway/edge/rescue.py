@@ -2,13 +2,17 @@
 
 import logging
 from asyncio import CancelledError
+from collections.abc import Mapping
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ClientLeft, GatewayError
-from gateway.model import Exchange
+from gateway.errors import BadRequest, ClientLeft, GatewayError, MethodNotAllowed, NotFound
+from gateway.model import Exchange, Header
 
 _log = logging.getLogger("gateway.edge")
+
+_BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
 class Rescue:
@@ -26,6 +30,8 @@ class Rescue:
             await self.app(scope, receive, send)
         except GatewayError as error:
             exchange.error = error
+        except HTTPException as error:  # of the app's own routes
+            exchange.error = _BY_STATUS.get(error.status_code, BadRequest)(headers=_raw(error.headers))
         except CancelledError:
             exchange.error = ClientLeft()
             raise
@@ -55,3 +61,7 @@ async def answer(exchange: Exchange, error: GatewayError, send: Send) -> None:
     start: Message = {"type": "http.response.start", "status": error.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+def _raw(headers: Mapping[str, str] | None) -> list[Header]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]

@@ -7,6 +7,7 @@ HTTP/1.0, by closing.
 import asyncio
 import http
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.deadlines import NEVER
@@ -76,7 +77,7 @@ class Answer:
         self.size += len(body)
         self.exchange.bytes_in += len(body)
         protocol = self.protocol
-        protocol.deadline = protocol.loop.time() + protocol.limits.body_idle
+        protocol.deadline = monotonic() + protocol.limits.body_idle
         if self.size > _BODY_BOUND:
             protocol.transport.pause_reading()
             protocol.deadline = NEVER  # it is the upstream that is slow
@@ -131,7 +132,7 @@ class Answer:
             self.is_end_told = True
         elif self.size > _BODY_BOUND:
             protocol.transport.resume_reading()
-            protocol.deadline = protocol.loop.time() + protocol.limits.body_idle
+            protocol.deadline = monotonic() + protocol.limits.body_idle
         self.size = 0
         return {"type": "http.request", "body": body, "more_body": not self.is_body_done}
 
@@ -199,7 +200,7 @@ class Answer:
         self.is_started = True
         exchange = self.exchange
         exchange.status = status
-        exchange.first_byte = self.protocol.loop.time()
+        exchange.first_byte = monotonic()
 
     def _compose(self, status: int, headers: list[Header], length: int) -> bytes:
         """Head of the answer. `length` is the body's, -1 while it is not known."""

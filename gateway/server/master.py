@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.settings import Settings
-from gateway.control import controller
-from gateway.server import worker
-from gateway.server.zone import CONTROLLER, DRAINING, LOADED, MASTER, PID, WORKER_COUNT, WORKERS, Zone, end_with_parent
+from gateway.server import controller, worker
+from gateway.server.zone import DRAINING, MASTER, WORKER_COUNT, WORKERS, Zone, end_with_parent
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.master")
@@ -39,8 +38,8 @@ class Master:
         self.tls = certificates.server_context()
         self.count = worker_count(settings)
         gateway = settings.gateway
-        self.https = [bind(gateway.https) for _ in range(self.count)]
-        self.http = [bind(gateway.http) for _ in range(self.count)] if gateway.http else []
+        self.https = bind_each(gateway.https, self.count)
+        self.http = bind_each(gateway.http, self.count) if gateway.http else []
         self.admin = bind(gateway.admin, is_shared=False)
         self.children: dict[int, int] = {}  # pid -> slot
         self.started: dict[int, float] = {}  # slot -> when
@@ -191,6 +190,15 @@ def worker_count(settings: Settings) -> int:
     return min(WORKERS, len(os.sched_getaffinity(0)) if wanted == "auto" else wanted)
 
 
+def bind_each(address: tuple[str, int], count: int) -> list[socket.socket]:
+    """`count` sockets on one address. Raises OSError, also if another process listens there: SO_REUSEPORT alone would
+    let two gateways share a port unawares, so the first bind is one that tolerates nobody."""
+    probe = bind(address, is_shared=False)
+    address = probe.getsockname()[:2]
+    probe.close()
+    return [bind(address) for _ in range(count)]
+
+
 def bind(address: tuple[str, int], *, is_shared: bool = True) -> socket.socket:
     """A listening socket. Raises OSError that names the address.
 
@@ -202,8 +210,7 @@ def bind(address: tuple[str, int], *, is_shared: bool = True) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if is_shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(is_shared))
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
@@ -212,6 +219,3 @@ def bind(address: tuple[str, int], *, is_shared: bool = True) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
     listener.setblocking(False)
     return listener
-
-
-__all__ = ["CONTROLLER", "LOADED", "PID", "Master", "bind", "worker_count"]

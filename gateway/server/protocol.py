@@ -13,6 +13,7 @@ Rules of this module:
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import Any, cast
 
 import httptools
@@ -74,7 +75,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.state.connections.add(cast(Any, self))
         self.deadlines.watched.add(self)
-        self.deadline = self.loop.time() + self.limits.headers_timeout
+        self.deadline = monotonic() + self.limits.headers_timeout
         self.client = _address(transport.get_extra_info("peername"))
         self.server = _address(transport.get_extra_info("sockname"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
@@ -96,7 +97,7 @@ class EdgeProtocol(asyncio.Protocol):
             return self._discard(data)
         if not self.is_head_done:
             if self.fed == 0:
-                self.deadline = self.loop.time() + self.limits.headers_timeout
+                self.deadline = monotonic() + self.limits.headers_timeout
             self.fed += len(data)
         try:
             self.parser.feed_data(data)
@@ -110,12 +111,12 @@ class EdgeProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_paused = True
-        self.deadline = self.loop.time() + self.limits.write_idle
+        self.deadline = monotonic() + self.limits.write_idle
 
     def resume_writing(self) -> None:
         self.is_paused = False
         if self.answer is not None:
-            self.deadline = NEVER if self.answer.is_body_done else self.loop.time() + self.limits.body_idle
+            self.deadline = NEVER if self.answer.is_body_done else monotonic() + self.limits.body_idle
         for waiter in self.write_waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -197,7 +198,7 @@ class EdgeProtocol(asyncio.Protocol):
         elif self.pipeline:
             self._start(self.pipeline.popleft())
         else:
-            self.deadline = self.loop.time() + self.limits.keep_alive
+            self.deadline = monotonic() + self.limits.keep_alive
             self.transport.resume_reading()
 
     def shutdown(self) -> None:
@@ -217,7 +218,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.expects = False
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
-        exchange = Exchange("", self.loop.time(), self.client[0])
+        exchange = Exchange("", monotonic(), self.client[0])
         exchange.wire_counts = True
         return {
             "type": "http",
@@ -249,7 +250,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _start(self, answer: Answer) -> None:
         self.answer = answer
-        self.deadline = NEVER if answer.is_body_done else self.loop.time() + self.limits.body_idle
+        self.deadline = NEVER if answer.is_body_done else monotonic() + self.limits.body_idle
         task = self.loop.create_task(answer.run(self.app))
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)
@@ -304,7 +305,7 @@ class EdgeProtocol(asyncio.Protocol):
             self.transport.close()
             return
         self.is_lingering = True
-        self.deadline = self.loop.time() + _LINGER
+        self.deadline = monotonic() + _LINGER
         self.transport.resume_reading()
 
     def _discard(self, data: bytes) -> None:

@@ -13,23 +13,36 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from time import monotonic
+from typing import Any
 
 import uvicorn
 import uvloop
 
-from gateway.app import Runtime, make_app
+from gateway.app import compile_snapshot, make_app
+from gateway.config.settings import Settings
 from gateway.control import publish
-from gateway.edge.meters import FLUSH_SECONDS
+from gateway.control.publish import Published
+from gateway.core.session import Sessions
+from gateway.edge.authenticate import Refreshes
+from gateway.edge.journal import Journal
+from gateway.edge.meters import FLUSH_SECONDS, Recorder
+from gateway.edge.tokens import Tokens
+from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
-from gateway.server.zone import CONNECTIONS, FLUSHED, LOADED, PID, STARTED, Zone
+from gateway.server.stores import store_of
+from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
+from gateway.stores.keys import EMPTY, KeyTable
+from gateway.tls.client import upstream_context
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.worker")
 
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
 _TRIM_SECONDS = 5.0
+_ASK_SECONDS = 0.02
+SECRET_FILE = "session.secret"
 
 
 @dataclass(frozen=True)
@@ -55,8 +68,8 @@ class Worker:
         self.published = publish.read(place.state_dir)
         self.settings = self.published.read_settings()
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime.create(place.slot, place.count, place.zone, self.settings)
-        self.runtime.swap(self.published)
+        self.runtime = self._runtime()
+        self._take(self.published, self.settings)
         self.server = _Server(self._config(self.tls))
         self.is_swapping = False
 
@@ -81,6 +94,32 @@ class Worker:
                 plain.close()
             self.runtime.close()
 
+    def _runtime(self) -> Runtime:
+        place, gateway = self.place, self.settings.gateway
+        log = gateway.access_log.path
+        return Runtime(
+            row=place.zone.row(place.slot, place.count),
+            recorder=Recorder(place.slot, place.state_dir / "metrics"),
+            journal=Journal(log) if log else None,
+            sessions=Sessions([(place.state_dir / SECRET_FILE).read_bytes()]),
+            buckets=store_of(gateway.limits_store, place.zone),
+            upstream_tls=upstream_context,
+            refresh=Refreshes(self._ask_for_keys),
+            clock=monotonic,
+        )
+
+    def _take(self, published: Published, settings: Settings) -> None:
+        """Make `published` what new requests begin with. Raises, and changes nothing, if it cannot be compiled."""
+        runtime = self.runtime
+        if published.keys != self.published.keys or runtime.keys.table is EMPTY:
+            keys = KeyTable.from_wire(published.keys) if published.keys else EMPTY
+        else:
+            keys = runtime.keys.table
+        runtime.tokens = Tokens(settings.auth.jwt, published.jwks) if settings.auth.jwt else None
+        runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
+        runtime.keys.replace(keys)
+        runtime.retain(set(published.slots))
+
     # --- what it is told ---
 
     def _on_published(self) -> None:
@@ -95,8 +134,9 @@ class Worker:
         try:
             await asyncio.to_thread(self.certificates.reload)
             while (published := publish.read(self.place.state_dir)).generation > self.published.generation:
-                self.runtime.swap(published)
-                self.published = published
+                settings = published.read_settings()
+                self._take(published, settings)
+                self.published, self.settings = published, settings
                 self.row[LOADED] = published.generation
         except Exception:  # a task's border: the controller sees that LOADED stays behind, and reports it
             _log.exception("worker %d stays with generation %d", self.place.slot, self.published.generation)
@@ -104,19 +144,35 @@ class Worker:
             self.is_swapping = False
 
     def _flush(self) -> None:
+        latencies = self.place.zone.latency[self.place.slot]
+        for endpoint in self.runtime.endpoints.values():
+            latencies[endpoint.slot] = endpoint.latency
         self.row[CONNECTIONS] = len(self.server.server_state.connections)
         self.runtime.recorder.totals.connections = self.row[CONNECTIONS]
         self.runtime.recorder.flush()
         self.row[FLUSHED] += 1
 
+    async def _ask_for_keys(self, issuer: str) -> bool:
+        """Have the controller fetch an issuer's keys; True once a generation with news is in use here."""
+        names = [entry.issuer for entry in self.settings.auth.jwt]
+        before = self.published.generation
+        self.row[WANTED] |= 1 << names.index(issuer)
+        try:
+            os.kill(self.place.zone.header[CONTROLLER], signal.SIGUSR1)
+            while self.published.generation == before:
+                await asyncio.sleep(_ASK_SECONDS)
+        finally:
+            self.row[WANTED] = 0
+        return True
+
     # --- what it does by itself ---
 
     def _sweep(self) -> None:
-        self.runtime.deadlines.sweep(self.loop.time())
+        self.runtime.deadlines.sweep(monotonic())
         self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _trim(self) -> None:
-        self.runtime.trim(self.loop.time())
+        self.runtime.trim(monotonic())
         self.loop.call_later(_TRIM_SECONDS, self._trim)
 
     def _flush_often(self) -> None:
@@ -128,7 +184,7 @@ class Worker:
     def _config(self, tls: Any, app: Any = None) -> EdgeConfig:
         shutdown = self.settings.gateway.shutdown
         config = EdgeConfig(
-            app or make_app(self.runtime, self.settings),
+            app or make_app(self.runtime, self.settings.gateway.trusted_proxies),
             http=EdgeProtocol,
             interface="asgi3",
             lifespan="off",

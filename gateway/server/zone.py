@@ -17,10 +17,11 @@ from gateway.core.snapshot import ENDPOINTS
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
 
 # Words of the header, 8 bytes each, and who writes them.
-MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT = range(6)
+MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT = range(6)  # all but the controller's
+# own (CONTROLLER, GENERATION, HEALTH_CHANGES) are the master's
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
-PID, LOADED, FLUSHED, CONNECTIONS, STARTED = range(5)
+PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED = range(6)  # WANTED: a bit for each issuer whose keys are missed
 _WORKER_WORDS: Final = 8
 
 _HEADER = 8 * _HEADER_WORDS
@@ -41,18 +42,18 @@ class Zone:
         view = memoryview(self.map)
         at = 0
 
-        def cut(length: int, kind: str) -> memoryview:
+        def cut(length: int) -> memoryview:
             nonlocal at
             at += length
-            return view[at - length : at].cast(kind)
+            return view[at - length : at]
 
-        self.header = cut(_HEADER, "q")
-        rows = cut(_ROWS, "q")
+        self.header = cut(_HEADER).cast("q")
+        rows = cut(_ROWS).cast("q")
         self.workers = [rows[i * _WORKER_WORDS : (i + 1) * _WORKER_WORDS] for i in range(WORKERS)]
-        self.health = cut(_HEALTH, "B")  # controller
-        counts = cut(_IN_FLIGHT, "i")
+        self.health = cut(_HEALTH)  # controller
+        counts = cut(_IN_FLIGHT).cast("i")
         self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
-        latencies = cut(_LATENCY, "f")
+        latencies = cut(_LATENCY).cast("f")
         self.latency = [latencies[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, seconds
         self.buckets_at = _FIXED
         self.buckets = view[_FIXED:]
@@ -73,13 +74,13 @@ class Zone:
     def row(self, worker: int, count: int) -> Row:
         """The cells of one of `count` workers."""
         others: Sequence[Sequence[int]] = [self.in_flight[i] for i in range(count) if i != worker]
-        return Row(self.health, self.in_flight[worker], others)
+        changes = self.header[HEALTH_CHANGES : HEALTH_CHANGES + 1]
+        return Row(self.health, self.in_flight[worker], others, changes)
 
     def reclaim(self, worker: int) -> None:
         """A worker died: what it held is free. Called by the master before it starts a successor."""
-        for cells in (self.in_flight[worker], self.latency[worker]):
-            length = len(cells) * 4
-            cells.cast("B")[:] = bytes(length)
+        self.in_flight[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
+        self.latency[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         self.workers[worker][PID] = 0
 
     def __repr__(self) -> str:

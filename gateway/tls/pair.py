@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
@@ -28,8 +28,9 @@ LARGEST_FILE = 1 << 20  # bytes; a chain of ten RSA 8192 certificates is 40 KiB
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BROKEN_HASHES = (hashes.SHA1, hashes.MD5)  # RFC 9155; browsers and OpenSSL's security level 2 refuse them
-_UNREADABLE = (
+_UNREADABLE = (  # what `cryptography` raises for bytes that somebody damaged, found by damaging them
     ValueError,
+    InternalError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -244,4 +245,4 @@ def _remarks(leaf: x509.Certificate, above: _Above) -> Iterator[str]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

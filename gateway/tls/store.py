@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".crt", ".key", ".pass")
 CONTEXTS = 1024  # built at most: 23 KiB and 1 ms each
 PROOFS = 64  # pairs shown to OpenSSL in one reload, 1 ms each; of more, the rest is shown on first use
-UNSETTLED = 2_000_000_000  # ns; FAT's timestamps, the coarsest, count by 2 s
+UNSETTLED = 2.0  # seconds; FAT's timestamps, the coarsest, count by 2 s
 
 _Times = tuple[int, int, int, int]
 _Stamp = dict[str, _Times]  # by suffix
@@ -137,7 +137,7 @@ class CertificateStore:
 
     def _look(self, found: dict[str, _Stamp]) -> dict[str, _Known]:
         proofs = _Proofs(self._settings)
-        settled = time.time_ns() - UNSETTLED
+        settled = (self._clock() - UNSETTLED) * 1e9
         known = {}
         for name, stamp in found.items():
             before = self._known.get(name, _Known(None, None))

@@ -5,6 +5,7 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 """
 
 import asyncio
+from time import monotonic
 from typing import cast
 
 from gateway.core.deadlines import NEVER, Deadlines
@@ -104,7 +105,7 @@ class Connection(asyncio.Protocol):
             self.reply.is_head = True
         self.is_idle = False
         self.received = False
-        self.sent_at = self.loop.time()
+        self.sent_at = monotonic()
         self.deadlines.watched.add(self)
         self.transport.write(data)
 
@@ -115,13 +116,13 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(data)
         if not self.is_writable:
-            whole, self.deadline = self.deadline, min(self.deadline, self.loop.time() + idle)
+            whole, self.deadline = self.deadline, min(self.deadline, monotonic() + idle)
             self.write_waiter = self.loop.create_future()
             await self.write_waiter
             self.deadline = whole
 
     async def head(self, deadline: float) -> Reply:
-        """Wait for the answer's header section until `deadline` (loop time). Raises UpstreamError, ClientLeft."""
+        """Wait for the answer's header section until `deadline` (monotonic). Raises UpstreamError, ClientLeft."""
         self.deadline = deadline
         if not self.reply.is_head_done:
             await self._wait()
@@ -131,12 +132,12 @@ class Connection(asyncio.Protocol):
 
     async def read(self, idle: float, total: float) -> bytes:
         """The next part of the body, as it arrived; see `reply.is_complete` for the end. `idle`: seconds it may take,
-        `total`: when all must be over (loop time). Raises UpstreamTruncated, UpstreamTimeout, ClientLeft."""
+        `total`: when all must be over (monotonic). Raises UpstreamTruncated, UpstreamTimeout, ClientLeft."""
         reply = self.reply
         while not reply.chunks and not reply.is_complete:
             if self.error is not None or self.is_closed:
                 raise self.error or UpstreamTruncated()
-            self.deadline = min(self.loop.time() + idle, total)
+            self.deadline = min(monotonic() + idle, total)
             await self._wait()
         body = reply.take()
         if not self.is_reading and not self.is_closed:
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self.is_closed = True
-        if self.transport is not None and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self.transport.abort()
 
     # --- inside ---
@@ -190,7 +191,7 @@ class Connection(asyncio.Protocol):
     def _why_lost(self) -> GatewayError:
         if self.reply.is_head_done:
             return UpstreamTruncated()
-        if self.is_reused and not self.received and self.loop.time() - self.sent_at < _STALE_WINDOW:
+        if self.is_reused and not self.received and monotonic() - self.sent_at < _STALE_WINDOW:
             return StaleConnection()
         return UpstreamClosed()
 

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from time import monotonic
 
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
@@ -53,7 +54,7 @@ class Connections:
     def give_back(self, connection: Connection, *, is_sent: bool) -> None:
         """The exchange is over: keep the connection if it is clean (`is_sent`: all of the request went out)."""
         if connection.end(is_sent=is_sent):
-            connection.idle_since = self.loop.time()
+            connection.idle_since = monotonic()
             self.idle.append(connection)
             if len(self.idle) > _IDLE_BOUND:
                 self.idle.pop(0).abort()

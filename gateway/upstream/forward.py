@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
@@ -34,7 +34,7 @@ class Forward:
         self,
         *,
         connections: Callable[[Endpoint], Connections],
-        key_of: KeyOf,
+        key_of: KeyOf | None,
         timeouts: Timeouts,
         attempts: int,
         is_host_kept: bool,
@@ -85,7 +85,8 @@ class Forward:
         candidates = pool.candidates(tried)
         if not candidates:
             raise NoEndpoint(headers=[_RETRY_AFTER])
-        return pool.policy.pick(candidates, self.key_of(scope, exchange), self.loop.time(), self.rng)
+        key = self.key_of(scope, exchange) if self.key_of is not None else b""
+        return pool.policy.pick(candidates, key, monotonic(), self.rng)
 
     def is_any_left(self, exchange: Exchange, tried: list[Endpoint]) -> bool:
         return bool(exchange.pool and exchange.pool.candidates(tried))
@@ -108,7 +109,7 @@ class Call:
         self.is_whole = is_whole  # `body` is all of it, so that another attempt can send it again
         self.is_head = scope["method"] == "HEAD"
         self.is_sent = is_whole
-        self.total = forward.loop.time() + forward.timeouts.total
+        self.total = monotonic() + forward.timeouts.total
 
     async def attempt(self, endpoint: Endpoint, *, is_fresh: bool) -> None:
         """Send the request to `endpoint` and its answer to the client. Raises GatewayError."""
@@ -123,14 +124,14 @@ class Call:
             if exchange.departed:
                 raise ClientLeft
             exchange.on_leave = connection.cancel
-            began = forward.loop.time()
+            began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
             if self.is_whole:
                 reply = await connection.head(min(began + forward.timeouts.first_byte, self.total))
             else:
                 upload = forward.loop.create_task(self._upload(connection))
                 reply = await connection.head(self.total)
-            endpoint.observe(forward.loop.time() - began, forward.loop.time())
+            endpoint.observe(monotonic() - began, monotonic())
             await self._pass_on(connection, reply)
         finally:
             exchange.on_leave = None
@@ -173,7 +174,7 @@ class Call:
             await connection.write(b"0\r\n\r\n", timeouts.idle)
         self.is_sent = True
         if not connection.reply.is_head_done:
-            connection.deadline = min(self.forward.loop.time() + timeouts.first_byte, self.total)
+            connection.deadline = min(monotonic() + timeouts.first_byte, self.total)
 
     async def _pass_on(self, connection: Connection, reply: Reply) -> None:
         """The answer, head first, then each part as it arrives."""
@@ -200,5 +201,5 @@ def passed_back(headers: list[Header]) -> list[Header]:
     return kept
 
 
-def _chunk(body: bytes) -> Any:
+def _chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body) if body else b""

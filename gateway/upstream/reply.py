@@ -56,12 +56,14 @@ class Reply:
         except httptools.HttpParserUpgrade:
             raise UpstreamInvalid("The model server switched protocols unasked.") from None
         except httptools.HttpParserError as error:
-            if self.is_complete:
-                self.is_surplus = True
-                return
-            raise UpstreamInvalid(self.error) from error
+            self._on_error(error)
         if not self.is_head_done and self.bytes_seen > _HEAD_BOUND:
             raise UpstreamInvalid("The model server's header section is too large.")
+
+    def _on_error(self, error: httptools.HttpParserError) -> None:
+        if not self.is_complete:
+            raise UpstreamInvalid(self.error) from error
+        self.is_surplus = True
 
     def feed_eof(self) -> bool:
         """The connection ended. True if that is how this answer was to end."""
@@ -131,7 +133,7 @@ class Reply:
     def _check_framing(self) -> None:
         lengths = [value for name, value in self.headers if name == b"content-length"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (lengths or codings != [b"chunked"] and [c.strip().lower() for c in codings] != [b"chunked"]):
+        if codings and (lengths or (codings != [b"chunked"] and [c.strip().lower() for c in codings] != [b"chunked"])):
             self._stop("The model server's answer has no framing that can be trusted.")
         if len(lengths) > 1:
             self._stop("The model server's answer has more than one length.")

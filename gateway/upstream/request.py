@@ -4,7 +4,7 @@ Hop-by-hop fields and what Connection names stay behind (RFC 9110, 7.6.1); who a
 in X-Forwarded-*, with what a trusted proxy said before us in front.
 """
 
-from typing import Any
+from starlette.types import Scope
 
 from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all, nominated
 from gateway.model import Exchange, Header
@@ -16,9 +16,7 @@ _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 UNKNOWN_LENGTH = -1
 
 
-def compose(
-    scope: dict[str, Any], exchange: Exchange, connections: Connections, length: int, *, is_host_kept: bool
-) -> bytes:
+def compose(scope: Scope, exchange: Exchange, connections: Connections, length: int, *, is_host_kept: bool) -> bytes:
     """The request's head, to the empty line. `length` is the body's: bytes, or UNKNOWN_LENGTH for chunks."""
     method: str = scope["method"]
     query: bytes = scope["query_string"]
@@ -53,7 +51,7 @@ def compose(
     )
 
 
-def _provenance(scope: dict[str, Any], exchange: Exchange, host: bytes) -> bytes:
+def _provenance(scope: Scope, exchange: Exchange, host: bytes) -> bytes:
     """X-Forwarded-*, Via and X-Request-Id, and the empty line."""
     peer = (scope["client"] or ("",))[0].encode()
     proto = scope["scheme"].encode()

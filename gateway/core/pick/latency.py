@@ -12,6 +12,9 @@ from gateway.core.pick.turns import Rotation
 # Finagle's PeakEwma: an endpoint that was asked and has not answered yet ranks behind every one that has.
 PENALTY = float(2**63 >> 16)
 
+# Seconds: a sample as young as this has aged by less than 10 %.
+FRESH = 1.0
+
 # How much better than the best known an endpoint without a sample is taken to be (a millionth): asked at once.
 OPTIMISM = 1e-6
 
@@ -21,9 +24,10 @@ class LeastResponseTime:
 
     The two measures of nginx plus's `least_time header` ("lowest average response time and least number of active
     connections"), combined as Traefik's `leasttime` does. An average that nobody has confirmed ages: it falls by e
-    every TAU, so an endpoint r times as slow as the best is asked again after at most TAU x ln(r) (1000 times as slow:
-    69 s) and is never starved. One without any sample counts as good as the best one, so it is explored at once, but
-    not by everybody. Exact full scan: 70 ns an endpoint.
+    every TAU, down to the best average of all. So an endpoint r times as slow as the best is asked again after at most
+    TAU x ln(r) (1000 times as slow: 69 s) and is never starved. One without any sample counts as good as the best, so
+    it is explored at once. Neither is flooded: requests it has not answered weigh as they do for the best.
+    Exact full scan: 70 ns an endpoint, twice that while one is explored.
     """
 
     __slots__ = ("_loads", "_rotation")
@@ -35,16 +39,22 @@ class LeastResponseTime:
     def pick(self, candidates: Sequence[Endpoint], key: bytes, now: float, rng: Random) -> Endpoint:
         if now >= self._loads.due:
             self._loads.refresh(now)
+        # Ranks age by themselves, but without end: good enough unless the winner is one that is being explored.
         scores = [endpoint.rank + log((endpoint.pending + 1) / endpoint.weight) for endpoint in candidates]
-        chosen = self._rotation.least(scores, rng)
-        if scores[chosen] == -inf:
-            chosen = self._explore(candidates, rng)
-        return candidates[chosen]
+        chosen = candidates[self._rotation.least(scores, rng)]
+        if chosen.rank == -inf or (chosen.pending and now - chosen.latency_at > FRESH):
+            chosen = self._explore(candidates, now, rng)
+        return chosen
 
-    def _explore(self, candidates: Sequence[Endpoint], rng: Random) -> int:
-        best = min((endpoint.rank for endpoint in candidates if endpoint.rank > -inf), default=0.0) - OPTIMISM
-        scores = [max(endpoint.rank, best) + log((endpoint.pending + 1) / endpoint.weight) for endpoint in candidates]
-        return self._rotation.least(scores, rng)
+    def _explore(self, candidates: Sequence[Endpoint], now: float, rng: Random) -> Endpoint:
+        unaged = [endpoint.rank - endpoint.latency_at / TAU for endpoint in candidates if endpoint.rank > -inf]
+        best = min(unaged, default=0.0) + now / TAU
+        scores = [
+            (best - OPTIMISM if endpoint.rank == -inf else max(endpoint.rank, best))
+            + log((endpoint.pending + 1) / endpoint.weight)
+            for endpoint in candidates
+        ]
+        return candidates[self._rotation.least(scores, rng)]
 
 
 class PeakEwma:

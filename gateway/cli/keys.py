@@ -1,0 +1,204 @@
+"""`gateway keys`: make, list and withdraw API keys.
+
+Standard output is for machines: a new key and nothing else, or the listing. What people want to know besides goes to
+standard error. Exit codes: 0 done, 1 refused (the text says why), 2 a command that cannot be understood.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gateway.cli.output import fail
+from gateway.config.document import read_document
+from gateway.config.problems import ConfigError
+from gateway.config.settings import AuthSettings
+from gateway.config.values import parse_duration
+from gateway.control.keys import KeyEditError, KeyRing, editing, find
+from gateway.stores.keyfile import Key, KeyFileError, read
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list and withdraw API keys.")
+
+File = Annotated[Path | None, typer.Option("--file", "-f", help="The key file, instead of the configuration's.")]
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration; its auth.keys is the key file.")]
+Who = Annotated[str, typer.Argument(metavar="ID|NAME")]
+Models = Annotated[list[str], typer.Option(help="A glob of `model` or `model@version`; repeat it. '*' is every model.")]
+Expires = Annotated[str | None, typer.Option(help="How long it is valid: 12h, 90d.")]
+_CONFIG = Path("routes.yaml")
+
+
+class Imported(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of what `import` reads."""
+
+    name: str
+    key: str
+    models: list[str]
+    owner: str = ""
+    expires: str | None = None
+
+
+@keys.command()
+def create(
+    *,
+    name: Annotated[str, typer.Option(help="Who it is for; unique among keys that are not revoked.")],
+    models: Models,
+    expires: Expires = None,
+    owner: Annotated[str, typer.Option(help="Who answers for it, such as a team.")] = "",
+    file: File = None,
+    config: Config = _CONFIG,
+) -> None:
+    """Make a key and print it, once: nothing that is kept can show it again."""
+    with _reported(), editing(_key_file(file, config)) as ring:
+        key, secret = ring.create(name, models, owner=owner, lifetime=_seconds(expires))
+    _tell(f"Key {key.id} for {key.name}, {_reach(key)}. It is shown this once:")
+    typer.echo(secret)
+
+
+@keys.command("list")
+def show_all(
+    file: File = None,
+    config: Config = _CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object to a line.")] = False,
+) -> None:
+    """List the keys; never what would open anything."""
+    now = time.time()
+    found = _read(file, config)
+    if as_json:
+        for key in found:
+            typer.echo(msgspec.json.encode(_shown(key, now)))
+        return
+    table = Table("ID", "NAME", "MODELS", "CREATED", "EXPIRES", "STATE", box=None, pad_edge=False)
+    for key in found:
+        expires = _day(key.expires) if key.expires else "never"
+        table.add_row(key.id, key.name, " ".join(key.models), _day(key.created), expires, key.state(now))
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    width = console.width if console.is_terminal else max(console.measure(table).maximum, 1)
+    console.print(table, width=width, no_wrap=not console.is_terminal, crop=False)
+
+
+@keys.command()
+def show(who: Who, file: File = None, config: Config = _CONFIG) -> None:
+    """Show what is kept of one key, but for its hash."""
+    with _reported():
+        found = find(_read(file, config), who)
+    typer.echo(msgspec.json.format(msgspec.json.encode(_shown(found, time.time()))))
+
+
+@keys.command()
+def revoke(who: Who, file: File = None, config: Config = _CONFIG) -> None:
+    """Accept a key no more; running gateways learn it within a second. Its entry stays, for the logs' sake."""
+    with _reported(), editing(_key_file(file, config)) as ring:
+        key = ring.revoke(who)
+    _tell(f"Key {key.id} of {key.name} is revoked.")
+
+
+@keys.command()
+def rotate(
+    who: Who,
+    grace: Annotated[str, typer.Option(help="How long the old one is accepted beside the new: 0s, 24h.")] = "24h",
+    file: File = None,
+    config: Config = _CONFIG,
+) -> None:
+    """Make a new secret for a key and print it, once. Its id, name, models and limits stay."""
+    seconds = _seconds(grace) or 0.0
+    with _reported(), editing(_key_file(file, config)) as ring:
+        key, secret = ring.rotate(who, seconds)
+    _tell(f"Key {key.id} of {key.name}; the old one is accepted for {grace} more. The new one is shown this once:")
+    typer.echo(secret)
+
+
+@keys.command("import")
+def adopt(
+    source: Annotated[str, typer.Argument(help="A file, or - for standard input.")] = "-",
+    file: File = None,
+    config: Config = _CONFIG,
+) -> None:
+    """Accept keys that were issued elsewhere, all of them or none.
+
+    Reads one JSON object to a line: {"name": "alice", "key": "sk-…", "models": ["iris"], "owner": "", "expires": "90d"}
+    """
+    with _reported():
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        with editing(_key_file(file, config)) as ring:
+            added = [_import_line(ring, line, number) for number, line in enumerate(text.splitlines(), 1) if line]
+    for key in added:
+        typer.echo(f"{key.id}\t{key.name}")
+    _tell(f"{len(added)} imported.")
+
+
+def _import_line(ring: KeyRing, line: str, number: int) -> Key:
+    try:
+        entry = msgspec.json.decode(line, type=Imported)
+        lifetime = None if entry.expires is None else parse_duration(entry.expires)
+        return ring.adopt(entry.name, entry.models, entry.key, owner=entry.owner, lifetime=lifetime)
+    except (ValueError, KeyEditError) as error:  # neither says what the key is
+        raise KeyEditError(f"line {number}: {error}") from error
+
+
+def _read(file: Path | None, config: Path) -> Sequence[Key]:
+    with _reported():
+        try:
+            return read(_key_file(file, config), os.environ).keys
+        except FileNotFoundError:
+            return ()
+
+
+def _key_file(file: Path | None, config: Path) -> Path:
+    """--file, else what `auth.keys` of the configuration says, else keys.yaml beside it.
+
+    The rest of the configuration may be wrong: a key must be revocable at any time.
+    """
+    if file is not None:
+        return file
+    default = Path(AuthSettings().keys)
+    if not config.exists():
+        return config.parent / default
+    auth = (read_document(config, os.environ).data or {}).get("auth")
+    named = auth.get("keys") if isinstance(auth, dict) else None
+    return config.absolute().parent / (named if isinstance(named, str) else default)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except (KeyEditError, KeyFileError, ConfigError) as error:
+        fail(f"error: {error}")
+    except OSError as error:
+        fail(f"error: {error.filename or 'the key file'}: {error.strerror or error}")
+
+
+def _shown(key: Key, now: float) -> dict[str, object]:
+    fields = msgspec.to_builtins(key)
+    accepted = [old["until"] for old in fields.pop("previous", ())]
+    del fields["hash"]
+    return {**fields, "state": key.state(now), **({"previous_until": accepted} if accepted else {})}
+
+
+def _seconds(duration: str | None) -> float | None:
+    try:
+        return None if duration is None else parse_duration(duration)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _reach(key: Key) -> str:
+    until = f"until {key.expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if key.expires else "without an end"
+    return f"for {' '.join(key.models)}, {until}"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}"
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

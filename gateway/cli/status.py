@@ -1,0 +1,170 @@
+"""`gateway status`: what a running gateway of this machine says of itself.
+
+Exit codes: 0 it is ready for traffic, 1 it is not, or it does not answer.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import msgspec
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from gateway.admin.guard import read_token
+from gateway.admin.status import ModelStatus, Status
+from gateway.cli.output import fail
+from gateway.config.load import load
+from gateway.config.problems import ConfigError
+from gateway.config.values import parse_listen
+
+_STYLES = {"up": "green", "checking": "blue", "probation": "yellow", "draining": "yellow", "down": "red"}
+_TIMEOUT = 5.0  # seconds; the answer waits a moment for the workers
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_DAY = 86400.0
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration: it says where to ask.")]
+Admin = Annotated[str, typer.Option(help="host:port of the admin port, instead of the configuration's.")]
+Json = Annotated[bool, typer.Option("--json", help="The whole document, as /status gives it.")]
+
+
+def status(config: Config = Path("routes.yaml"), admin: Admin = "", json: Json = False) -> None:
+    """Show the workers, endpoints and certificates of a running gateway."""
+    address, token = _door(config, admin)
+    content = _fetch(address, token)
+    found = msgspec.json.decode(content, type=Status)
+    if json:
+        print(content.decode(), end="")
+    else:
+        Console().print(render(found))
+    sys.exit(1 if found.obstacles else 0)
+
+
+def _door(config: Path, admin: str) -> tuple[tuple[str, int], str | None]:
+    """Where the gateway is asked, and with what token."""
+    try:
+        if admin:
+            return parse_listen(admin), read_token(None)
+        gateway = load(config).gateway
+        return gateway.admin, read_token(gateway.admin_token_file)
+    except ConfigError as error:
+        fail(f"{error}\n--admin host:port asks a gateway without reading its configuration.")
+    except (OSError, ValueError) as error:
+        fail(str(error))
+
+
+def _fetch(address: tuple[str, int], token: str | None) -> bytes:
+    host = _ANYWHERE.get(address[0], address[0])
+    authority = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx2.get(f"http://{authority}/status", headers=headers, timeout=_TIMEOUT, trust_env=False)
+    except httpx2.ConnectError:
+        fail(f"The gateway is not running: nothing listens on {authority}.")
+    except httpx2.HTTPError as error:
+        fail(f"{authority} does not answer: {error or type(error).__name__}.")
+    if answer.status_code == 401:
+        fail(f"{authority} wants its admin token: GATEWAY_ADMIN_TOKEN, or gateway.admin_token_file.")
+    if answer.status_code != 200:
+        fail(f"{authority} answers {answer.status_code}: is it the gateway's admin port?")
+    return answer.content
+
+
+def render(found: Status) -> Group:
+    """The document as tables."""
+    return Group(*_summary(found), _workers(found), _models(found), *_certificates(found))
+
+
+def _summary(found: Status) -> list[Text]:
+    state = Text("; ".join(found.obstacles), "bold red") if found.obstacles else Text("ready", "bold green")
+    requests = sum(sum(version.statuses.values()) for model in found.models for version in model.versions)
+    facts = [
+        f"generation {found.generation}",
+        f"up {_age(found.now - found.started)}",
+        f"{requests} requests",
+        f"{sum(model.in_flight for model in found.models)} in flight",
+        f"{found.connections} connections",
+    ]
+    if found.buckets is not None:
+        capacity = f" of {found.buckets.capacity}" if found.buckets.capacity else ""
+        facts.append(f"{found.buckets.used}{capacity} token buckets ({found.buckets.store})")
+    if found.lines_dropped:
+        facts.append(f"{found.lines_dropped} log lines lost")
+    return [Text.assemble("Gateway ", found.version, " " * bool(found.version), state), Text(", ".join(facts))]
+
+
+def _workers(found: Status) -> Table:
+    table = _table("Workers", "slot", ">pid", ">generation", ">connections", ">starts", "")
+    for worker in found.workers:
+        state, style = ("serving", "green") if worker.generation >= found.generation else ("loading", "yellow")
+        if not worker.pid:
+            state, style = "not running", "red"
+        numbers = (worker.pid or "-", worker.generation, worker.connections, worker.starts)
+        _add(table, worker.slot, *numbers, Text(state, style))
+    return table
+
+
+def _models(found: Status) -> Table:
+    table = _table("Models", "model@version", "endpoint", "health", ">busy", ">first byte", ">requests", ">5xx")
+    for model in found.models:
+        for row in _rows(model):
+            _add(table, *row)
+    return table
+
+
+def _rows(model: ModelStatus) -> list[list[object]]:
+    """A row for each endpoint; what is the version's stands in its first."""
+    rows: list[list[object]] = []
+    for version in model.versions:
+        model_name = model.model or "(no model)"
+        name = f"{model_name}@{version.version}" if version.version else f"{model_name}, refused"
+        requests = sum(version.statuses.values())
+        failures = sum(count for status, count in version.statuses.items() if status >= "500")
+        counts: list[object] = [requests, failures]
+        for each in version.endpoints:
+            health = Text(each.health, _STYLES.get(each.health, ""))
+            latency = f"{each.latency * 1000:.1f} ms" if each.latency else "-"
+            rows.append([name, each.url, health, each.in_flight, latency, *counts])
+            name, counts = "", ["", ""]
+        if not version.endpoints:
+            rows.append([name, "", "", "", "", *counts])
+    return rows
+
+
+def _certificates(found: Status) -> list[Table]:
+    if not found.certificates:
+        return []
+    table = _table("Certificates", "name", "hosts", ">days left", "")
+    for each in found.certificates:
+        days = (each.expires - found.now) / _DAY
+        style = "red" if each.problem or days < 3 else "yellow" if days < 14 else "green"
+        said = each.problem or ("expired" if days < 0 else "valid")
+        _add(table, each.name, ", ".join(each.hosts), int(days // 1), Text(said, style))
+    return [table]
+
+
+def _table(title: str, *columns: str) -> Table:
+    """`>` before a column's name puts it to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    for column in columns:
+        is_number = column.startswith(">")
+        table.add_column(
+            column.lstrip(">"), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number
+        )
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    """Names are text: their brackets mean nothing to the table."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((_DAY, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} seconds"

@@ -1,0 +1,235 @@
+"""What is done to API keys: made, imported, rotated, revoked. Always the whole file, under a lock, or nothing."""
+
+import fcntl
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from gateway.stores.keyfile import PEPPER_VARIABLE, Key, KeyFile, KeyFileError, Previous, parse, read
+from gateway.stores.keys import FOREIGN_LENGTHS, PREFIX, KeyTable, Pepper, key_id, mint
+
+LOCK_SECONDS = 10.0  # another command holds the lock for milliseconds
+
+
+class KeyEditError(Exception):
+    """What was asked cannot be done to these keys; the text says why."""
+
+
+def load_keys(path: Path, environ: Mapping[str, str] = os.environ) -> KeyTable:
+    """The table to publish. Raises KeyFileError, or OSError if the file cannot be read (FileNotFoundError: none)."""
+    return read(path, environ).table()
+
+
+class KeyRing:
+    """The keys of one file, while a command has them. Every change is a method; `keys` is what will be written."""
+
+    def __init__(self, file: KeyFile, now: datetime) -> None:
+        self.file = file
+        self.keys = list(file.keys)
+        self.now = now.replace(microsecond=0)
+        self._names = {key.name: key.id for key in self.keys if key.revoked is None}
+        self._taken = {unique: key.id for key in self.keys for unique in (key.id, key.hash)}
+
+    def create(
+        self,
+        name: str,
+        models: Sequence[str],
+        *,
+        owner: str = "",
+        lifetime: float | None = None,
+    ) -> tuple[Key, str]:
+        """A new key -> (its entry, itself). `lifetime` is in seconds. Raises KeyEditError."""
+        identity, secret = mint()
+        key = self._enter(identity, name, secret, models, owner=owner, expires=self._after(lifetime))
+        return key, secret
+
+    def adopt(
+        self, name: str, models: Sequence[str], secret: str, *, owner: str = "", lifetime: float | None = None
+    ) -> Key:
+        """Accept a key that was issued elsewhere. One of our own form keeps its id. Raises KeyEditError."""
+        presented = secret.encode()
+        identity = key_id(presented)
+        if identity is None:
+            _refuse_foreign(presented)
+            identity = mint()[0]
+        return self._enter(identity, name, secret, models, owner=owner, expires=self._after(lifetime))
+
+    def rotate(self, who: str, grace: float) -> tuple[Key, str]:
+        """A new secret for the same key; what it was is accepted for `grace` seconds more. Raises KeyEditError."""
+        at = self._find(who)
+        old = self.keys[at]
+        if old.state(self.now.timestamp()) == "expired":
+            raise KeyEditError(f"{old.id} has expired; create a new key")
+        _, secret = mint(old.id)
+        still = tuple(previous for previous in old.previous if previous.until > self.now)
+        if grace > 0:
+            still = (Previous(old.hash, self.now + timedelta(seconds=grace)), *still)
+        key = msgspec.structs.replace(old, hash=self._hash(secret), previous=still)
+        self.keys[at] = key
+        return key, secret
+
+    def revoke(self, who: str) -> Key:
+        """Accepted no more; the entry stays, so that a log's id can be told. Raises KeyEditError."""
+        at = self._find(who)
+        key = msgspec.structs.replace(self.keys[at], revoked=self.now, previous=())
+        self.keys[at] = key
+        self._names.pop(key.name, None)
+        return key
+
+    def _find(self, who: str) -> int:
+        key = find(self.keys, who)
+        if key.revoked is not None:
+            raise KeyEditError(f"{who} is revoked already")
+        return self.keys.index(key)
+
+    def _enter(
+        self,
+        identity: str,
+        name: str,
+        secret: str,
+        models: Sequence[str],
+        *,
+        owner: str,
+        expires: datetime | None,
+    ) -> Key:
+        digest = self._hash(secret)
+        if name in self._names:
+            raise KeyEditError(f"{self._names[name]} has the name {name!r} already")
+        if other := self._taken.get(identity) or self._taken.get(digest):
+            raise KeyEditError(f"{other} is this key already")
+        key = Key(
+            id=identity,
+            name=name,
+            hash=digest,
+            models=tuple(models),
+            created=self.now,
+            owner=owner,
+            expires=expires,
+        )
+        self.keys.append(key)
+        self._names[name] = self._taken[identity] = self._taken[digest] = identity
+        return key
+
+    def _hash(self, secret: str) -> str:
+        return self.file.pepper.digest(secret.encode()).hex()
+
+    def _after(self, lifetime: float | None) -> datetime | None:
+        return None if lifetime is None else self.now + timedelta(seconds=lifetime)
+
+
+def find(keys: Sequence[Key], who: str) -> Key:
+    """By id, or by the name of a key that is not revoked. Raises KeyEditError."""
+    by_id = [key for key in keys if key.id == who]
+    found = by_id or [key for key in keys if key.name == who and key.revoked is None]
+    if not found:
+        raise KeyEditError(f"no key has the id or name {who!r}")
+    if len(found) > 1:
+        raise KeyEditError(f"{len(found)} keys have the name {who!r}; say which by its id")
+    return found[0]
+
+
+def _refuse_foreign(presented: bytes) -> None:
+    if presented.startswith(PREFIX):
+        raise KeyEditError("a key that begins with gw_ must be whole: its check does not fit")
+    if len(presented) not in FOREIGN_LENGTHS:
+        low, high = FOREIGN_LENGTHS[0], FOREIGN_LENGTHS[-1]
+        raise KeyEditError(f"a key has {low} to {high} characters; shorter ones can be guessed")
+    if not all(0x21 <= byte <= 0x7E for byte in presented):
+        raise KeyEditError("a key has printable ASCII characters only, and no spaces")
+    if presented.count(b".") == 2:
+        raise KeyEditError("a key with two dots looks like a JWT and is verified as one")
+
+
+@contextmanager
+def editing(
+    path: Path, environ: Mapping[str, str] = os.environ, clock: Callable[[], float] = time.time
+) -> Iterator[KeyRing]:
+    """The file's keys to change; written when the block ends well, and only if they changed.
+
+    A file that does not exist begins empty, with a new pepper unless the environment has one. Raises KeyFileError,
+    KeyEditError, OSError; TimeoutError if others hold the lock for longer than LOCK_SECONDS.
+    """
+    path = Path(os.path.realpath(path))
+    with _locked(path.with_name(path.name + ".lock")):
+        try:
+            file = read(path, environ)
+        except FileNotFoundError:
+            file = _begin(environ)
+        ring = KeyRing(file, datetime.fromtimestamp(clock(), UTC))
+        yield ring
+        if ring.keys != list(file.keys):
+            _write(path, _verified(KeyFile(file.pepper, file.pepper_text, ring.keys), path, environ))
+
+
+def _begin(environ: Mapping[str, str]) -> KeyFile:
+    text = environ.get(PEPPER_VARIABLE)
+    if text:
+        return KeyFile(Pepper.of_text(text), None)
+    written = secrets.token_urlsafe(32)
+    return KeyFile(Pepper.of_text(written), written)
+
+
+def _verified(file: KeyFile, path: Path, environ: Mapping[str, str]) -> str:
+    """The text to write, having read it back: nothing is ever written that would not load."""
+    text = file.render()
+    try:
+        parse(text, path.name, environ)
+    except KeyFileError as error:
+        raise KeyEditError(str(error).splitlines()[-1]) from error
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    """Whoever reads sees the old file or the new one, whole, also after a power failure (fsync, rename, fsync)."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            _keep_owner(fd, path)
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _keep_owner(fd: int, path: Path) -> None:
+    """A new file is ours alone (0600); an old one stays readable to the group that it was opened to, never to all."""
+    with suppress(FileNotFoundError):
+        old = path.stat()
+        with suppress(PermissionError):
+            os.fchown(fd, old.st_uid, old.st_gid)
+        if os.fstat(fd).st_gid == old.st_gid:
+            os.fchmod(fd, 0o600 | (old.st_mode & 0o060))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One command at a time. The kernel releases the lock of a holder that dies; the empty file stays behind."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path} is locked by another command") from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,226 @@
+"""Probe: ask every endpoint how it is, and say when the answer changes what may be sent there.
+
+The rules of health are in `core/health.py`; this is the asking. One task for each (URL, check), however many pools
+share it. It runs in the controller: a slow or lying endpoint costs the data plane nothing.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import NamedTuple
+
+import httpx2
+
+from gateway.config.settings import HealthSettings
+from gateway.core.endpoint import Address, Health
+from gateway.core.health import Vitals, drain, judge, pause
+
+_log = logging.getLogger("gateway.control.probe")
+
+OnChange = Callable[[str, Health, str], None]
+
+CONCURRENCY = 64  # checks under way at once; the others wait their turn, and their timeout starts with it
+BODY = 64 * 1024  # bytes of an answer that are read so that its connection can be kept; the verdict is the status
+_KEEP = 75.0  # seconds of silence after which a kept connection is not tried again
+_HEADERS = {"user-agent": "gateway-probe", "accept": "*/*", "accept-encoding": "identity"}
+
+# What a kept-alive connection may end with just as it is used again: says nothing of the endpoint.
+_STALE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
+
+# Two checks of one URL may differ in their verdict: the URL is as open as the most hopeful one says. A server whose
+# one model is not ready is still there for the others; a server that is gone fails every check.
+_OPENNESS = (Health.UP, Health.CHECKING, Health.PROBATION, Health.DOWN, Health.DRAINING)
+
+
+class Check(NamedTuple):
+    """How to ask; durations in seconds."""
+
+    path: str
+    interval: float
+    timeout: float
+    rise: int
+    fall: int
+    expect: frozenset[int]  # statuses that are good; empty: any 2xx or 3xx
+
+    def is_good(self, status: int) -> bool:
+        return status in self.expect if self.expect else 200 <= status < 400
+
+
+class Target(NamedTuple):
+    """What is to be probed. No check: it counts as up. Draining: it is not asked."""
+
+    url: str
+    check: Check | None = None
+    drain: bool = False
+
+    @classmethod
+    def of(cls, url: str, health: HealthSettings | None, *, drain: bool = False) -> "Target":
+        if health is None:
+            return cls(url, None, drain)
+        expect = frozenset(health.expect)
+        check = Check(health.path, health.interval, health.timeout, health.rise, health.fall, expect)
+        return cls(url, check, drain)
+
+    @property
+    def start(self) -> Vitals:
+        if self.drain:
+            return drain()
+        return Vitals(Health.CHECKING if self.check else Health.UP)
+
+
+class _Probe:
+    """A target, what is known of it, and the task that asks."""
+
+    __slots__ = ("target", "task", "vitals")
+
+    def __init__(self, target: Target, vitals: Vitals) -> None:
+        self.target = target
+        self.vitals = vitals
+        self.task: asyncio.Task[None] | None = None
+
+
+class Prober:
+    """Probes a set of targets until it is closed.
+
+    `on_change(url, health, reason)` is called for each URL once when it is new, and whenever its health changes; it
+    is called in the event loop's thread and must not block. `rng` spreads the checks. `verify` is for https endpoints.
+    """
+
+    def __init__(self, on_change: OnChange, *, rng: Random | None = None, verify: ssl.SSLContext | bool = True) -> None:
+        self._on_change = on_change
+        self._rng = rng or Random()
+        self._gate = asyncio.Semaphore(CONCURRENCY)
+        self._probes: dict[Target, _Probe] = {}
+        self._by_url: dict[str, list[_Probe]] = {}
+        self._states: dict[str, Health] = {}  # as told
+        self._ending: set[asyncio.Task[None]] = set()
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONCURRENCY, keepalive_expiry=_KEEP)
+        # Transports, not clients: no cookies to carry from check to check, no redirects to follow, no proxies.
+        self._kept = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
+        once = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        self._fresh = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=once)
+
+    @property
+    def states(self) -> Mapping[str, Health]:
+        """Of every URL, as it was last told."""
+        return self._states
+
+    def update(self, targets: Iterable[Target]) -> None:
+        """Probe these from now on. What is known of a target that stays is kept, also if only its timing changes.
+
+        Must be called in the event loop's thread.
+        """
+        before, self._probes = self._probes, {}
+        known = {_same(probe.target): probe.vitals for probe in before.values()}
+        for target in targets:
+            if target in self._probes:
+                continue
+            probe = before.pop(target, None)
+            if probe is None:
+                probe = _Probe(target, known.get(_same(target), target.start))
+            self._probes[target] = probe
+        for probe in before.values():
+            self._end(probe)
+        self._by_url = {}
+        for target, probe in self._probes.items():
+            self._by_url.setdefault(target.url, []).append(probe)
+            if probe.task is None and target.check and not target.drain:
+                probe.task = asyncio.get_running_loop().create_task(self._watch(probe, target.check))
+        self._states = {url: state for url, state in self._states.items() if url in self._by_url}
+        for url in self._by_url:
+            self._tell(url, "configured")
+
+    async def close(self) -> None:
+        """End all probing; nothing is told any more."""
+        for probe in self._probes.values():
+            self._end(probe)
+        self._probes, self._by_url = {}, {}
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._kept.aclose()
+        await self._fresh.aclose()
+
+    def _end(self, probe: _Probe) -> None:
+        if probe.task is not None:
+            self._ending.add(probe.task)
+            probe.task.add_done_callback(self._ending.discard)
+            probe.task.cancel()
+
+    async def _watch(self, probe: _Probe, check: Check) -> None:
+        url = probe.target.url
+        clock = asyncio.get_running_loop().time
+        while True:
+            began = clock()
+            try:
+                async with self._gate:
+                    began = clock()
+                    is_good, reason = await self._ask(url, check)
+                probe.vitals = judge(probe.vitals, is_good, check.rise, check.fall)
+                self._tell(url, reason)
+            except Exception as error:  # the task's border: the next check comes whatever went wrong with this one
+                _log.error("endpoint %s: the check itself failed: %r", url, error)
+            await asyncio.sleep(began + pause(probe.vitals, check.interval, self._rng) - clock())
+
+    async def _ask(self, url: str, check: Check) -> tuple[bool, str]:
+        """One check: its verdict, and why."""
+        request = _request(Address.parse(url), check.path)
+        try:
+            async with asyncio.timeout(check.timeout):
+                try:
+                    status = await _status(self._kept, request)
+                except _STALE:
+                    status = await _status(self._fresh, request)
+        except TimeoutError:
+            return False, f"no answer within {check.timeout:g} s"
+        except (httpx2.HTTPError, OSError) as error:
+            return False, _describe(error)
+        return check.is_good(status), f"status {status}"
+
+    def _tell(self, url: str, reason: str) -> None:
+        health = min((probe.vitals.health for probe in self._by_url[url]), key=_OPENNESS.index)
+        before = self._states.get(url)
+        if health is before:
+            return
+        if before is not None:
+            level = logging.WARNING if health is Health.DOWN else logging.INFO
+            _log.log(level, "endpoint %s: %s -> %s: %s", url, before.name.lower(), health.name.lower(), reason)
+        self._on_change(url, health, reason)
+        self._states[url] = health
+
+    def __repr__(self) -> str:
+        states = list(self._states.values())
+        counts = ", ".join(f"{states.count(h)} {h.name.lower()}" for h in Health if h in states)
+        return f"<Prober of {len(self._probes)} targets: {counts}>"
+
+
+def _same(target: Target) -> tuple[str, str | None, bool]:
+    """Targets alike in this ask the same question."""
+    return target.url, target.check.path if target.check else None, target.drain
+
+
+def _request(address: Address, path: str) -> httpx2.Request:
+    url = f"{address.scheme}://{address.authority.decode()}{address.prefix.decode()}{path}"
+    # The deadline is asyncio's, over all phases together; httpx2's own would each begin anew.
+    return httpx2.Request("GET", url, headers=_HEADERS, extensions={"timeout": {}})
+
+
+async def _status(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -> int:
+    response = await transport.handle_async_request(request)
+    try:
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > BODY:
+                break
+    finally:
+        await response.aclose()
+    return response.status_code
+
+
+def _describe(error: BaseException) -> str:
+    """The cause at the bottom, which has the errno: the top says but "All connection attempts failed"."""
+    name = type(error).__name__
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{name}: {error}" if str(error) else name

@@ -1,0 +1,230 @@
+"""Who is calling. A credential ends here: what goes on is the principal, and the headers that its issuer grants it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
+from typing import Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.edge.tokens import Tokens, UnknownKid
+from gateway.errors import BadRequest, StoreUnavailable, Unauthenticated
+from gateway.model import Exchange, Header, Principal
+
+_log = logging.getLogger("gateway.edge")
+
+REALM = b"models"
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
+_OURS = b"x-gateway-"  # a client's word about who it is; only the gateway says that
+_NAMES_REMEMBERED = 1000
+
+
+class Keys(Protocol):
+    """`KeyTable`, or the `LiveKeys` that holds the present one."""
+
+    @property
+    def find(self) -> Callable[[bytes, float], Principal | None]: ...
+
+
+Refresh = Callable[[str], Awaitable[bool]]
+
+
+class _Names:
+    """What becomes of a field, by its name. `harmless` are those known to pass: one look for nearly every field.
+
+    `x_user` is judged as `x-user`: CGI and WSGI, and so many a model server, cannot tell them apart.
+    """
+
+    def __init__(self, identity: Iterable[bytes]) -> None:
+        self.harmless: set[bytes] = set()
+        self._dropped = frozenset(identity) | CREDENTIALS
+
+    def may_pass(self, name: bytes) -> bool:
+        """Judges a name that is not in `harmless`, and puts it there if it belongs and there is room."""
+        plain = name.replace(b"_", b"-")
+        if plain in self._dropped or plain.startswith(_OURS):
+            return False
+        if len(self.harmless) < _NAMES_REMEMBERED:
+            self.harmless.add(name)
+        return True
+
+
+class Authenticate:
+    """Sets `exchange.principal`, or refuses: 401 for none or bad credentials, 400 for several that differ."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        methods: Sequence[str],
+        keys: Keys | None,
+        tokens: Tokens | None = None,
+        refresh: Refresh | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`methods` is any of `key`, `jwt`. Without `keys` the store of keys is down, and keys are answered 503.
+
+        `tokens` belongs here even where only keys are accepted: it knows the headers that no client may set itself.
+        `refresh` asks for an issuer's keys anew and returns True if there is news (`Refreshes`). `clock` gives seconds
+        since the epoch.
+        """
+        self.app = app
+        self._accepts_keys = "key" in methods
+        self._keys = keys
+        self._tokens = tokens if "jwt" in methods else None
+        self._refresh = refresh
+        self._clock = clock
+        self._names = _Names(tokens.identity_headers if tokens is not None else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        harmless = self._names.harmless
+        kept: list[Header] = []
+        offered: list[Header] = []
+        for header in scope["headers"]:
+            name = header[0]
+            if name in harmless:
+                kept.append(header)
+            elif name in CREDENTIALS:
+                offered.append(header)
+            elif self._names.may_pass(name):
+                kept.append(header)
+        credential = _the_one(offered)
+        try:
+            principal = self._identify(credential)
+        except UnknownKid as unknown:
+            principal = await self._identify_anew(credential, unknown)
+        if principal.headers:
+            kept += principal.headers
+        scope["headers"] = kept
+        exchange.principal = principal
+        await self.app(scope, receive, send)
+
+    def _identify(self, credential: bytes) -> Principal:
+        """Raises Unauthenticated, StoreUnavailable."""
+        if credential[:3] != b"gw_" and credential.count(b".") == 2:
+            return self._identify_token(credential)
+        if self._accepts_keys:
+            if self._keys is None:
+                raise StoreUnavailable(headers=[(b"retry-after", b"5")])
+            principal = self._keys.find(credential, self._clock())
+            if principal is not None:
+                return principal
+        raise _refusal(is_offered=True)
+
+    def _identify_token(self, token: bytes) -> Principal:
+        if self._tokens is None:
+            raise _refusal(is_offered=True)
+        try:
+            return self._tokens.verify(token, self._clock())
+        except UnknownKid:
+            raise
+        except Unauthenticated as error:
+            _log.debug("refused %s", *getattr(error, "__notes__", ("a token",)))
+            raise _refusal(is_offered=True) from error
+
+    async def _identify_anew(self, token: bytes, unknown: UnknownKid) -> Principal:
+        """The issuer may have begun to sign with a new key: once more with its present ones."""
+        if self._refresh is not None and await self._refresh(unknown.issuer):
+            try:
+                return self._identify_token(token)
+            except UnknownKid:
+                pass
+        _log.debug("refused a token of %s: no such key", unknown.issuer)
+        raise _refusal(is_offered=True) from unknown
+
+    def __repr__(self) -> str:
+        return f"<Authenticate keys={self._keys if self._accepts_keys else None!r} tokens={self._tokens!r}>"
+
+
+class Public:
+    """In front of a model that asks for no credentials: nobody may claim an identity there either, and a gateway's key
+    that a client sends anyway is not shown to the model server. Other credentials are the model server's own."""
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens | None = None) -> None:
+        self.app = app
+        self._names = _Names(tokens.identity_headers if tokens is not None else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        harmless = self._names.harmless
+        scope["headers"] = [h for h in scope["headers"] if h[0] in harmless or self._may_pass(*h)]
+        await self.app(scope, receive, send)
+
+    def _may_pass(self, name: bytes, value: bytes) -> bool:
+        if name in CREDENTIALS:
+            return not _credential(name, value).startswith(b"gw_")
+        return self._names.may_pass(name)
+
+
+class Refreshes:
+    """Asks the controller for an issuer's keys: those who need the same wait for one answer, and at most one question
+    per issuer is asked in each `interval`, however many tokens name keys that do not exist. One for a worker."""
+
+    def __init__(
+        self,
+        request: Refresh,
+        *,
+        interval: float = 10.0,
+        patience: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`request` is asked with the issuer and returns True once its new keys are in use here; after `patience`
+        seconds it is given up. Times are seconds."""
+        self._request = request
+        self._interval = interval
+        self._patience = patience
+        self._clock = clock
+        self._next: dict[str, float] = {}
+        self._running: dict[str, asyncio.Task[bool]] = {}
+
+    async def __call__(self, issuer: str) -> bool:
+        running = self._running.get(issuer)
+        if running is None:
+            now = self._clock()
+            if now < self._next.get(issuer, -inf):
+                return False
+            self._next[issuer] = now + self._interval
+            running = self._running[issuer] = asyncio.create_task(self._ask(issuer))
+            running.add_done_callback(lambda _: self._running.pop(issuer))
+        return await asyncio.shield(running)  # who waits may leave; the others still want to know
+
+    async def _ask(self, issuer: str) -> bool:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._request(issuer)
+        except TimeoutError:
+            return False
+        except Exception:  # a task's border: those who wait answer 401
+            _log.exception("asking for the keys of %s failed", issuer)
+            return False
+
+
+def _credential(name: bytes, value: bytes) -> bytes:
+    """The key or token in a field; b"" for another scheme than Bearer (RFC 6750, 2.1; schemes ignore case)."""
+    if name != b"authorization":
+        return value
+    return value[7:].lstrip(b" ") if value[:7].lower() == b"bearer " else b""
+
+
+def _the_one(offered: Sequence[Header]) -> bytes:
+    """RFC 6750, 2: one request, one credential. Raises Unauthenticated if there is none, BadRequest if it cannot be
+    said which is meant."""
+    if len(offered) == 1:
+        name, value = offered[0]
+        return value[7:] if value[:10] == b"Bearer gw_" else _credential(name, value)
+    if not offered:
+        raise _refusal()
+    if sum(name == b"authorization" for name, _ in offered) > 1:
+        raise BadRequest("The request has several Authorization headers.")
+    credentials = {_credential(name, value) for name, value in offered}
+    if len(credentials) > 1:
+        raise BadRequest("The request has several credentials, and they differ.")
+    return credentials.pop()
+
+
+def _refusal(*, is_offered: bool = False) -> Unauthenticated:
+    """RFC 6750, 3: who offered nothing is told the scheme only. Nobody is told what was wrong."""
+    error = b', error="invalid_token"' if is_offered else b""
+    return Unauthenticated(headers=[(b"www-authenticate", b'Bearer realm="' + REALM + b'"' + error)])

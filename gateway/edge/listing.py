@@ -1,0 +1,105 @@
+"""The gateway's own answers on the public port: which models there are for this caller, and that it is alive."""
+
+from collections.abc import Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route as WebRoute
+from starlette.types import Receive, Scope, Send
+
+from gateway.core.snapshot import Route, Snapshot
+from gateway.edge.authenticate import CREDENTIALS, REALM, Authenticate, Keys, Refresh
+from gateway.edge.authorize import allowed_versions
+from gateway.edge.tokens import Tokens
+from gateway.errors import NoEndpoint, Unauthenticated
+from gateway.model import ANONYMOUS, Exchange, Principal
+
+Current = Callable[[], Snapshot]
+
+
+class Listing:
+    """`GET /v1/models`, as OpenAI's: what the caller may use, and nothing else. Without credentials, what is public."""
+
+    def __init__(self, current: Current, keys: Keys, tokens: Callable[[], Tokens | None], refresh: Refresh) -> None:
+        self.current = current
+        self.keys = keys
+        self.tokens = tokens
+        self.refresh = refresh
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if any(name in CREDENTIALS for name, _ in scope["headers"]):
+            known = Authenticate(
+                self.answer, methods=["key", "jwt"], keys=self.keys, tokens=self.tokens(), refresh=self.refresh
+            )
+            await known(scope, receive, send)
+        else:
+            await self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        shown = visible(exchange.principal, list(self.current().routes.values()))
+        if not shown and exchange.principal is ANONYMOUS:
+            raise Unauthenticated(headers=[(b"www-authenticate", b'Bearer realm="%b"' % REALM)])
+        data = [
+            {
+                "id": route.name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "gateway",
+                "aliases": list(route.aliases),
+                "versions": versions,
+            }
+            for route, versions in shown
+        ]
+        await _answer({"object": "list", "data": data}, exchange)(scope, receive, send)
+
+
+class ServerReady:
+    """OIP's view of the gateway as one server: ready while any model of it can be served."""
+
+    def __init__(self, current: Current) -> None:
+        self.current = current
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pools = (pool for route in self.current().routes.values() for pool in route.pools.values())
+        if not any(pool.candidates() for pool in pools):
+            raise NoEndpoint("No model is ready.", headers=[(b"retry-after", b"1")])
+        await _answer({"ready": True}, scope["exchange"])(scope, receive, send)
+
+
+async def live(request: Request) -> JSONResponse:
+    return _answer({"live": True}, request.scope["exchange"])
+
+
+async def metadata(request: Request) -> JSONResponse:
+    """OIP's server metadata; it says no version, as no answer of the gateway does."""
+    return _answer({"name": "gateway", "version": "", "extensions": []}, request.scope["exchange"])
+
+
+def visible(principal: Principal, routes: Sequence[Route]) -> list[tuple[Route, list[str]]]:
+    """The routes that the principal may call, each with the versions that it may call."""
+    shown = []
+    for route in routes:
+        if not route.auth:
+            shown.append((route, list(route.pools)))
+        elif principal.kind in route.auth:
+            versions = allowed_versions(principal, route.name, route.pools)
+            if versions:
+                shown.append((route, list(versions)))
+    return shown
+
+
+def routes_of(listing: Listing) -> list[WebRoute]:
+    """What the gateway itself serves on the public port."""
+    return [
+        WebRoute("/v1/models", listing, methods=["GET"]),
+        WebRoute("/v2", metadata),
+        WebRoute("/v2/health/live", live),
+        WebRoute("/v2/health/ready", ServerReady(listing.current), methods=["GET"]),
+    ]
+
+
+def _answer(content: object, exchange: Exchange) -> JSONResponse:
+    response = JSONResponse(content)
+    response.raw_headers += exchange.answer_headers
+    return response

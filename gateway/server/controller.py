@@ -1,0 +1,219 @@
+"""The controller process: watches files, probes health, fetches issuers' keys, makes generations, serves the admin
+port. It may be slow, it may refuse, and it never touches a request; without it traffic goes on with the last snapshot.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from gateway.admin.app import make_admin
+from gateway.admin.guard import read_token
+from gateway.config.settings import Issuer, Settings
+from gateway.control import publish
+from gateway.control.jwks import Jwks
+from gateway.control.probe import Prober, Target
+from gateway.control.publish import Published
+from gateway.control.reload import Reloader
+from gateway.control.watch import watch
+from gateway.core.endpoint import Health
+from gateway.preflight import VALIDATORS
+from gateway.server.view import View
+from gateway.server.zone import CONTROLLER, FLUSHED, GENERATION, HEALTH_CHANGES, LOADED, PID, WANTED, WORKER_COUNT, Zone
+from gateway.tls.pair import Problem as CertificateProblem
+from gateway.tls.store import CertificateStore
+
+_log = logging.getLogger("gateway.controller")
+
+_LOAD_SECONDS = 10.0  # a worker that has not taken over a generation by then is reported
+_FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
+_STEP = 0.01
+
+
+@dataclass(frozen=True)
+class Office:
+    """Where the controller works."""
+
+    config: Path
+    state_dir: Path
+    zone: Zone
+    admin: socket.socket
+    certificates: CertificateStore
+
+
+class Controller:
+    """The inside of the controller process."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        self.zone = office.zone
+        published = publish.read(office.state_dir)
+        self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
+        self.prober = Prober(self._on_health)
+        self.drained: set[str] = set()  # endpoints' URLs, by command
+        self.issuers: list[Issuer] = []
+        self.jwks: Jwks | None = None
+        self.fetching: asyncio.Task[object] | None = None
+        self.certificate_problems: list[CertificateProblem] = []
+        self.tasks: set[asyncio.Task[object]] = set()
+        self.loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        office, loop = self.office, self.loop
+        self.zone.header[CONTROLLER] = os.getpid()
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._do(self.reloader.reload()))
+        loop.add_signal_handler(signal.SIGUSR1, self._on_wanted)
+        gateway = self.reloader.settings.gateway
+        admin = make_admin(View(self), address=gateway.admin[0], token=read_token(gateway.admin_token_file))
+        server = uvicorn.Server(
+            uvicorn.Config(admin, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none")
+        )
+        self._apply(self.reloader.published, self.reloader.settings)
+        self.zone.header[GENERATION] = self.reloader.published.generation
+        await self._look_at_certificates()
+        self._do(watch(self._watched, self._on_change))
+        await server.serve(sockets=[office.admin])
+        for task in list(self.tasks):
+            task.cancel()
+
+    async def _on_change(self) -> None:
+        await self._look_at_certificates()
+        await self.reloader.reload()
+
+    async def _look_at_certificates(self) -> None:
+        before = self.certificate_problems
+        self.certificate_problems = await asyncio.to_thread(self.office.certificates.reload)
+        for problem in self.certificate_problems:
+            if problem not in before:
+                _log.warning("certificate %s", problem)
+
+    def _do(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+        """Run beside everything else; its failure is logged and ends only itself."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a task of the controller failed", exc_info=task.exception())
+
+    def _watched(self) -> Iterable[Path]:
+        settings = self.reloader.settings
+        yield self.office.config
+        yield settings.auth.keys
+        yield settings.tls.certificates
+        yield self.office.config.resolve().parent / "plugins"
+        for issuer in settings.auth.jwt:
+            yield from (path for path in (issuer.jwks_file, issuer.public_key_file) if path is not None)
+
+    # --- generations ---
+
+    async def _announce(self, published: Published, settings: Settings) -> list[str]:
+        """Tell the workers of a new generation, and wait until all have it; -> which have not."""
+        self._apply(published, settings)
+        self.zone.header[GENERATION] = published.generation
+        for row in self.rows():
+            if row[PID]:
+                tell(row[PID], signal.SIGHUP)
+        end = time.monotonic() + _LOAD_SECONDS
+        while time.monotonic() < end:
+            if all(row[LOADED] >= published.generation for row in self.rows()):
+                return []
+            await asyncio.sleep(_STEP)
+        return [
+            f"worker {slot} still serves generation {row[LOADED]}"
+            for slot, row in enumerate(self.rows())
+            if row[LOADED] < published.generation
+        ]
+
+    def rows(self) -> list[memoryview]:
+        return self.zone.workers[: self.zone.header[WORKER_COUNT]]
+
+    def _apply(self, published: Published, settings: Settings) -> None:
+        """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
+        self.drained &= published.slots.keys()
+        self.prober.update(self._targets(settings))
+        if settings.auth.jwt != self.issuers:
+            self.issuers = list(settings.auth.jwt)
+            if self.fetching is not None:
+                self.fetching.cancel()
+            self.jwks = Jwks(
+                self.issuers, self.reloader.replace_jwks, keys=self.jwks.keys if self.jwks else published.jwks
+            )
+            self.fetching = self._do(self.jwks.run())
+
+    def _targets(self, settings: Settings) -> Iterator[Target]:
+        for model in settings.models.values():
+            for version in model.versions.values():
+                for endpoint in version.endpoints:
+                    is_drained = endpoint.drain or endpoint.url in self.drained
+                    yield Target.of(endpoint.url, version.health or model.health, drain=is_drained)
+
+    def drain(self, urls: set[str], *, is_drained: bool) -> None:
+        """By command: send no new work to these endpoints, or do again."""
+        self.drained = self.drained | urls if is_drained else self.drained - urls
+        self.prober.update(self._targets(self.reloader.settings))
+
+    def _on_health(self, url: str, health: Health, reason: str) -> None:
+        """Write an endpoint's state into its cell. What a cell already says outlives a controller: that nothing is
+        known anew does not undo it."""
+        slot = self.reloader.published.slots.get(url)
+        if slot is None:
+            return
+        cell = self.zone.health[slot]
+        if health is not Health.CHECKING or cell == Health.DRAINING:
+            self.zone.health[slot] = health
+        self.zone.header[HEALTH_CHANGES] += 1
+
+    def _on_wanted(self) -> None:
+        """A worker saw a token of a key that its issuer did not have when last asked."""
+        wanted = 0
+        for row in self.rows():
+            wanted |= row[WANTED]
+        for index, issuer in enumerate(self.issuers):
+            if wanted >> index & 1 and self.jwks is not None:
+                self._do(self.jwks.refresh(issuer.issuer))
+
+    # --- for the view ---
+
+    async def flushed(self) -> None:
+        """Have every worker write its counts, and wait for it a moment."""
+        rows = [row for row in self.rows() if row[PID]]
+        before = [row[FLUSHED] for row in rows]
+        for row in rows:
+            tell(row[PID], signal.SIGUSR1)
+        end = time.monotonic() + _FLUSH_SECONDS
+        while time.monotonic() < end and any(row[FLUSHED] == old for row, old in zip(rows, before, strict=True)):
+            await asyncio.sleep(_STEP)
+
+
+def tell(pid: int, number: signal.Signals) -> None:
+    """Signal a worker; one that died in this instant is the master's business."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def run(office: Office) -> None:
+    """Be the controller until told to stop. Called in the child, right after the fork."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+    async def main() -> None:
+        controller = Controller(office)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        await controller.run()
+
+    uvloop.run(main())

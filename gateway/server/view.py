@@ -1,0 +1,117 @@
+"""What the operator's door sees of the gateway: the controller's knowledge and the zone's cells."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, WorkerView
+from gateway.core.endpoint import Health
+from gateway.core.metrics import Totals
+from gateway.edge.meters import merge
+from gateway.server.zone import CONNECTIONS, DRAINING, LOADED, PID, STARTED
+
+if TYPE_CHECKING:
+    from gateway.server.controller import Controller
+
+
+class View:
+    """Implements `admin.view.AdminView`."""
+
+    def __init__(self, controller: "Controller") -> None:
+        self.controller = controller
+        self.zone = controller.zone
+        self.started = time.time()
+        self.is_drained = False
+
+    @property
+    def generation(self) -> int:
+        return self.controller.reloader.published.generation
+
+    def obstacles(self) -> Sequence[str]:
+        found = []
+        if self.zone.header[DRAINING] or self.is_drained:
+            found.append("draining")
+        rows = self.controller.rows()
+        if not any(row[PID] and row[LOADED] for row in rows):
+            found.append("no worker serves yet")
+        return found
+
+    async def totals(self) -> Totals:
+        await self.controller.flushed()
+        return merge(self.controller.reloader.settings.gateway.state_dir / "metrics")
+
+    def endpoints(self) -> Sequence[EndpointView]:
+        return [
+            EndpointView(
+                model=model,
+                version=version,
+                url=url,
+                health=Health(self.zone.health[slot]),
+                in_flight=sum(counts[slot] for counts in self.zone.in_flight[: len(self.controller.rows())]),
+                latency=self._latency(slot),
+                weight=weight,
+            )
+            for model, version, url, weight in self._members()
+            if (slot := self.controller.reloader.published.slots.get(url)) is not None
+        ]
+
+    def workers(self) -> Sequence[WorkerView]:
+        return [
+            WorkerView(
+                slot=slot,
+                pid=row[PID],
+                generation=row[LOADED],
+                starts=row[STARTED],
+                connections=row[CONNECTIONS],
+            )
+            for slot, row in enumerate(self.controller.rows())
+        ]
+
+    def certificates(self) -> Sequence[CertificateView]:
+        problems = {problem.file: problem.message for problem in self.controller.certificate_problems}
+        return [
+            CertificateView(
+                name=pair.name,
+                hosts=pair.hosts,
+                expires=pair.not_after,
+                problem=problems.get(f"{pair.name}.crt", ""),
+            )
+            for pair in self.controller.office.certificates.pairs
+        ]
+
+    def buckets(self) -> BucketsView | None:
+        return None
+
+    async def reload(self) -> tuple[bool, Sequence[str]]:
+        problems = await self.controller.reloader.reload()
+        return not problems, problems
+
+    async def drain(self, target: str) -> int:
+        if target == GATEWAY:
+            self.is_drained = True
+            return 1
+        urls = self._urls(target)
+        self.controller.drain(urls, is_drained=True)
+        return len(urls)
+
+    async def undrain(self, target: str) -> int:
+        if target == GATEWAY:
+            self.is_drained = False
+            return 1
+        urls = self._urls(target)
+        self.controller.drain(urls, is_drained=False)
+        return len(urls)
+
+    def _members(self) -> Iterator[tuple[str, str, str, float]]:
+        for name, model in self.controller.reloader.settings.models.items():
+            for version, arm in model.versions.items():
+                for endpoint in arm.endpoints:
+                    yield name, version, endpoint.url, endpoint.weight
+
+    def _urls(self, target: str) -> set[str]:
+        """The endpoints that a URL, `model` or `model@version` means."""
+        return {url for model, version, url, _ in self._members() if target in (url, model, f"{model}@{version}")}
+
+    def _latency(self, slot: int) -> float:
+        samples = [cells[slot] for cells in self.zone.latency[: len(self.controller.rows())] if cells[slot] > 0.0]
+        return sum(samples) / len(samples) if samples else 0.0

@@ -1,0 +1,193 @@
+"""API keys: what one looks like, and the table that tells whose it is.
+
+A key is `gw_<id>_<secret><check>`: ten characters that name it (not secret), 256 random bits in base62, and the CRC-32
+of all that, also in base62, as GitHub's tokens have it: a scanner for leaked secrets can tell a key from other text,
+and a slip of the hand is refused without looking anything up.
+
+Only a MAC of a key is ever stored. Its key, the pepper, is not needed against guessing (256 bits cannot be guessed) but
+makes the index below one that a caller cannot steer, and hashes worthless to whoever can write them but not read it.
+
+Keys that were issued elsewhere can be imported. They have any form that is not ours, and no check.
+"""
+
+import secrets
+import zlib
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from hmac import compare_digest
+
+import msgspec
+
+from gateway.model import Principal
+
+PREFIX = b"gw_"
+ID_LENGTH = 10  # 59 bits
+LENGTH = 63  # gw_ + id + _ + 43 of secret + 6 of check
+FOREIGN_LENGTHS = range(20, 257)  # bytes of an imported key
+_BODY = LENGTH - 6
+_SECRET_LENGTH = 43  # 62^43 > 2^256
+_INDEX = 16  # bytes of a digest that the table is indexed by; the rest is compared in constant time
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = tuple((high + low).encode() for high in _ALPHABET for low in _ALPHABET)
+_BASE = len(_PAIRS)
+
+
+def mint(key_id: str | None = None, *, random: Callable[[int], bytes] = secrets.token_bytes) -> tuple[str, str]:
+    """A new key for `key_id` (None: a new id too) -> (id, key). `random` gives n random bytes."""
+    if key_id is None:
+        key_id = _base62(int.from_bytes(random(16)) % 62**ID_LENGTH, ID_LENGTH)
+    body = f"gw_{key_id}_{_base62(int.from_bytes(random(32)), _SECRET_LENGTH)}"
+    return key_id, body + _check(body.encode()).decode()
+
+
+def is_well_formed(presented: bytes) -> bool:
+    """True if the check says that this was minted, by whomever."""
+    return len(presented) == LENGTH and presented[_BODY:] == _check(presented[:_BODY])
+
+
+def key_id(presented: bytes) -> str | None:
+    """The id inside a key of our own form, safe to log; None for anything else."""
+    if not (presented.startswith(PREFIX) and is_well_formed(presented)):
+        return None
+    name, separator, secret = presented[len(PREFIX) :].decode("ascii", "replace").partition("_")
+    is_ours = separator and len(name) == ID_LENGTH and not set(name + secret) - set(_ALPHABET)
+    return name if is_ours else None
+
+
+def _check(body: bytes) -> bytes:
+    crc = zlib.crc32(body)
+    return _PAIRS[crc // (_BASE * _BASE)] + _PAIRS[crc // _BASE % _BASE] + _PAIRS[crc % _BASE]
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class Pepper:
+    """The key of the MAC over keys."""
+
+    __slots__ = ("_mac", "key")
+
+    def __init__(self, key: bytes) -> None:
+        """`key` is 32 bytes; `of_text` makes them from what people write down."""
+        self.key = key
+        self._mac = blake2b(key=key, digest_size=32)
+
+    @classmethod
+    def of_text(cls, text: str) -> "Pepper":
+        return cls(blake2b(text.encode(), digest_size=32, person=b"gateway-pepper").digest())
+
+    def digest(self, presented: bytes) -> bytes:
+        """The 32 bytes that are stored in a key's place (BLAKE2 keyed: RFC 7693, 2.9)."""
+        mac = self._mac.copy()  # half the price of keying it each time
+        mac.update(presented)
+        return mac.digest()
+
+    @property
+    def check(self) -> str:
+        """Tells two peppers apart and nothing else."""
+        return self.digest(b"check").hex()[:16]
+
+    def __repr__(self) -> str:
+        return f"<Pepper {self.check}>"
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One digest that is accepted. A key that is being rotated has two."""
+
+    digest: bytes
+    until: float  # seconds since the epoch; infinite for a key that does not expire
+    id: str
+    name: str
+    grants: tuple[str, ...] | None
+    claims: dict[str, str]  # owner and metadata, for plugins and headers
+
+
+class _Wire(msgspec.Struct, array_like=True):
+    pepper: bytes
+    rows: list[Row]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Wire).decode
+
+
+class KeyTable:
+    """Every key that is accepted. Immutable; a change is a new table."""
+
+    __slots__ = ("_entries", "_mac", "_pepper", "_rows")
+
+    def __init__(self, pepper: Pepper, rows: Iterable[Row]) -> None:
+        self._pepper = pepper
+        self._mac = blake2b(key=pepper.key, digest_size=32)
+        self._rows = {row.digest[:_INDEX]: row for row in rows}
+        # Principals are made when first asked for, since most of 100,000 keys are silent; at most one for each row.
+        self._entries: dict[bytes, tuple[bytes, Principal, float]] = {}
+
+    def find(self, presented: bytes, now: float) -> Principal | None:
+        """Whose key this is; None if nobody's or no longer valid. `now` is seconds since the epoch.
+
+        The index is a part of the MAC: without the pepper nobody can choose what it is compared with, so that the time
+        of the look-up tells nothing about the keys that exist.
+        """
+        if presented[:3] == b"gw_":
+            if len(presented) != LENGTH or presented[_BODY:] != _check(presented[:_BODY]):
+                return None
+        elif len(presented) not in FOREIGN_LENGTHS:
+            return None
+        mac = self._mac.copy()
+        mac.update(presented)
+        digest = mac.digest()
+        index = digest[:_INDEX]
+        entry = self._entries.get(index) or self._enter(index)
+        if entry is None or not compare_digest(entry[0], digest) or now >= entry[2]:
+            return None
+        return entry[1]
+
+    def _enter(self, index: bytes) -> tuple[bytes, Principal, float] | None:
+        row = self._rows.get(index)
+        if row is None:
+            return None
+        principal = Principal(id=row.id, name=row.name, kind="key", grants=row.grants, claims=row.claims)
+        entry = self._entries[index] = (row.digest, principal, row.until)
+        return entry
+
+    def to_wire(self) -> bytes:
+        """For `from_wire` in another process; as secret as the key file. Equal tables make equal bytes."""
+        return _encode(_Wire(self._pepper.key, list(self._rows.values())))
+
+    @classmethod
+    def from_wire(cls, wire: bytes) -> "KeyTable":
+        """Raises ValueError (`msgspec.DecodeError`) for what `to_wire` did not write."""
+        decoded = _decode(wire)
+        return cls(Pepper(decoded.pepper), decoded.rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<KeyTable of {len(self._rows)} keys, {len(self._entries)} in use>"
+
+
+class LiveKeys:
+    """A worker's present table. Layers hold this, so that a change of keys rebuilds no chain."""
+
+    __slots__ = ("find", "table")
+
+    def __init__(self, table: KeyTable) -> None:
+        self.replace(table)
+
+    def replace(self, table: KeyTable) -> None:
+        self.table = table
+        self.find = table.find
+
+    def __repr__(self) -> str:
+        return f"<LiveKeys {self.table!r}>"
+
+
+EMPTY = KeyTable(Pepper(bytes(32)), ())
