@@ -36,7 +36,10 @@ def status(config: Config = Path("routes.yaml"), admin: Admin = "", json: Json =
     """Show the workers, endpoints and certificates of a running gateway."""
     address, token = _door(config, admin)
     content = _fetch(address, token)
-    found = msgspec.json.decode(content, type=Status)
+    try:
+        found = msgspec.json.decode(content, type=Status)
+    except msgspec.MsgspecError as error:
+        fail(f"{address[0]}:{address[1]} answers what this version does not understand: {error}")
     if json:
         print(content.decode(), end="")
     else:
@@ -109,7 +112,7 @@ def _workers(found: Status) -> Table:
 
 
 def _models(found: Status) -> Table:
-    table = _table("Models", "model@version", "endpoint", "health", ">busy", ">first byte", ">requests", ">5xx")
+    table = _table("Models", "model@version", "endpoint", "health", ">in flight", ">first byte", ">requests", ">5xx")
     for model in found.models:
         for row in _rows(model):
             _add(table, *row)

@@ -1,0 +1,142 @@
+"""`gateway status` against a real admin port."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from gateway.admin.app import make_admin
+from gateway.admin.view import CertificateView, EndpointView
+from gateway.cli.status import status
+from gateway.core.endpoint import Health
+from tests.admin.gateway_view import Gateway
+
+TOKEN = "correct-horse-battery"
+
+
+@contextmanager
+def admin_port(gateway: Gateway, token: str | None = None) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = make_admin(gateway, address="127.0.0.1", token=token)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], **options: object) -> tuple[int, str, str]:
+    """-> exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as end:
+        status(**options)
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("GATEWAY_ADMIN_TOKEN", raising=False)
+
+
+def row_with(out: str, text: str) -> str:
+    (line,) = [" ".join(line.split()) for line in out.splitlines() if text in line]
+    return line
+
+
+def test_it_shows_workers_endpoints_buckets_and_certificates(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code in (200, 200, 503):
+        gateway.serve(0, "iris", "v1", code)
+    gateway.serve(1, "iris", "", 401)
+    gateway.pids = [101, 0]
+    gateway.endpoint_views.append(
+        EndpointView(model="[red]odd[/red]", version="v1", url="http://127.0.0.1:9009", health=Health.UP)
+    )
+    gateway.certificate_views.append(CertificateView(name="old", hosts=["old.example.com"], expires=0.0))
+    with admin_port(gateway) as address:
+        code, out, _ = run(capsys, admin=address)
+    assert code == 0
+    assert out.startswith("Gateway ready\n")
+    for fact in ("generation 7", "up 60 minutes", "4 requests", "12 of 65536 token buckets (shared)"):
+        assert fact in out.splitlines()[1]
+    assert row_with(out, "101") == "0 101 7 4 1 serving"
+    assert row_with(out, "not running") == "1 - 7 4 1 not running"
+    assert row_with(out, ":9001") == "iris@v1 http://127.0.0.1:9001 up 3 12.5 ms 3 1"
+    assert row_with(out, ":9002") == "http://127.0.0.1:9002 down 0 -"
+    assert row_with(out, ":9003") == "iris@v2 http://127.0.0.1:9003 checking 0 - 0 0"
+    assert row_with(out, ":9009").startswith("[red]odd[/red]@v1 ")
+    assert row_with(out, "refused") == "iris, refused 1 0"
+    assert row_with(out, "default") == "default gw.example.com 90 valid"
+    assert row_with(out, "old.example.com").endswith("expired")
+
+
+def test_it_fails_and_says_why_when_no_traffic_should_come(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.pids = [0, 0]
+    with admin_port(gateway) as address:
+        code, out, _ = run(capsys, admin=address)
+    assert (code, out.splitlines()[0]) == (1, "Gateway no worker runs")
+
+
+def test_json_is_the_whole_document(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    with admin_port(gateway) as address:
+        code, out, _ = run(capsys, admin=address, json=True)
+    assert code == 0
+    assert [model["model"] for model in json.loads(out)["models"]] == ["iris"]
+
+
+def test_the_configuration_says_where_to_ask_and_with_what_token(
+    gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    config = tmp_path / "routes.yaml"
+    with admin_port(gateway, TOKEN) as address:
+        config.write_text(f"gateway: {{admin: '{address}', admin_token_file: token}}\n")
+        code, out, _ = run(capsys, config=config)
+    assert (code, out.splitlines()[0]) == (0, "Gateway ready")
+
+
+def test_a_missing_token_is_told_in_one_line(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    with admin_port(gateway, TOKEN) as address:
+        code, out, err = run(capsys, admin=address)
+    assert (code, out) == (1, "")
+    assert err == f"{address} wants its admin token: GATEWAY_ADMIN_TOKEN, or gateway.admin_token_file.\n"
+
+
+def test_a_gateway_that_does_not_run_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    code, out, err = run(capsys, admin=address)
+    assert (code, out) == (1, "")
+    assert err == f"The gateway is not running: nothing listens on {address}.\n"
+
+
+def test_a_configuration_that_cannot_be_read_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, config=tmp_path / "none.yaml")
+    assert code == 1
+    assert "none.yaml" in err
+    assert "--admin host:port" in err
+
+
+def test_an_answer_that_is_not_a_status_is_told_without_a_traceback(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.admin.app.describe", lambda totals, view: {"models": 1})
+    with admin_port(gateway) as address:
+        code, out, err = run(capsys, admin=address)
+    assert (code, out) == (1, "")
+    assert "does not understand" in err
