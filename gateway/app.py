@@ -70,18 +70,14 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = ()) -> Starlette:
 
 def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, int], runtime: Runtime) -> Snapshot:
     """Everything that `settings` say, as one immutable whole. Raises PluginError."""
-    directory = Directory()
+    directory = directory_of(settings)
     routes: dict[str, Route] = {}
     for name, model in settings.models.items():
-        for known in (name, *model.aliases):
-            directory.add_name(known, name)
-        for rule in model.match:
-            directory.add_match(rule.host, rule.prefix, name)
         pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
         routes[name] = Route(
             name=name,
             pools=pools,
-            split=Split({version: arm.weight for version, arm in model.versions.items()}, model.default_version),
+            split=split_of(model),
             chain=_chain(name, model, pools, runtime),
             aliases=tuple(model.aliases),
             methods=frozenset(model.methods),
@@ -90,6 +86,21 @@ def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, in
         )
     entry = _with_plugins(Match(own_routes, directory=directory, routes=routes), settings.plugins, is_global=True)
     return Snapshot(generation, entry, directory, routes)
+
+
+def directory_of(settings: Settings) -> Directory:
+    """Every way to reach a model."""
+    directory = Directory()
+    for name, model in settings.models.items():
+        for known in (name, *model.aliases):
+            directory.add_name(known, name)
+        for rule in model.match:
+            directory.add_match(rule.host, rule.prefix, name)
+    return directory
+
+
+def split_of(model: ModelSettings) -> Split:
+    return Split({version: arm.weight for version, arm in model.versions.items()}, model.default_version)
 
 
 def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Pool:

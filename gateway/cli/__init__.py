@@ -4,9 +4,12 @@ import sys
 
 import typer
 
-from gateway.cli import certs
+from gateway.cli import certs, keys
+from gateway.cli.check import check_command
 from gateway.cli.demo import demo_model
+from gateway.cli.explain import explain
 from gateway.cli.serve import serve
+from gateway.cli.status import status
 
 app = typer.Typer(
     name="gateway",
@@ -17,7 +20,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
+app.command("check")(check_command)
+app.command()(explain)
+app.add_typer(keys.app, name="keys")
 app.add_typer(certs.app, name="certs")
+app.command()(status)
 app.command("demo-model")(demo_model)
 
 

@@ -17,6 +17,7 @@ from gateway.control import publish, reload
 from gateway.edge import meters
 from gateway.preflight import VALIDATORS
 from gateway.server.master import Master
+from gateway.server.worker import SESSION_SECRETS
 from gateway.server.zone import Zone
 from gateway.stores.table import size_of
 from gateway.tls import authority
@@ -61,7 +62,7 @@ def _master(config: Path, settings: Settings, published: publish.Published) -> M
         _log.warning("%s", problem)
     state_dir = settings.gateway.state_dir
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _ensure_secret(state_dir / "session.secret")
+    _ensure_secret(state_dir / SESSION_SECRETS)
     meters.clear(state_dir / "metrics")
     publish.write(state_dir, published)
     return Master(settings, config, Zone.create(size_of()), certificates)

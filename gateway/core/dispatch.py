@@ -5,7 +5,6 @@ an OpenAI path leaves the model to the body (`Target.is_in_body`).
 """
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote
@@ -122,15 +121,6 @@ def as_served(target: Target, model: str, version: str | None) -> bytes:
         return target.path
     arm = f"/versions/{quote(version, safe='')}" if version is not None else ""
     return target.head + f"{quote(model, safe='/')}{arm}".encode() + target.tail
-
-
-def directory_of(models: Mapping[str, Iterable[str]]) -> Directory:
-    """A directory of names and their aliases only; the composition root adds hosts and prefixes."""
-    directory = Directory()
-    for model, aliases in models.items():
-        for name in (model, *aliases):
-            directory.add_name(name, model)
-    return directory
 
 
 def header_text(value: bytes) -> str:

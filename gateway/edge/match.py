@@ -12,7 +12,7 @@ from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
 
 _JSON_BOUND = 32 * 2**20  # bytes of a body read before its model, and so its own bound, is known
-_BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
+BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 
 
 class Named(msgspec.Struct):
@@ -37,10 +37,10 @@ class Match:
         host, model, version = _read_head(scope)
         path: bytes = scope["raw_path"]
         target = self.directory.target(host, path, model, version)
-        if target is None or (not target.model and scope["method"] not in _BODY_METHODS):
+        if target is None or (not target.model and scope["method"] not in BODY_METHODS):
             await self.app(scope, receive, send)
             return
-        if target.is_in_body and scope["method"] in _BODY_METHODS:
+        if target.is_in_body and scope["method"] in BODY_METHODS:
             target, receive = await self._read_model(target, exchange, receive, scope)
         if not target.model:
             raise BadRequest("The request names no model: its body needs `model`, or its head `x-model`.")
@@ -67,7 +67,7 @@ class Match:
         body = await read_body(receive, bound)
         exchange.body = body
         receive = Replay(body, receive)
-        named = _model_in(body, is_required=route is None)
+        named = model_in(body, is_required=route is None)
         if not named:
             return target._replace(is_in_body=False), receive
         if route is None:
@@ -117,7 +117,8 @@ def _refuse_declared(scope: Scope, bound: int) -> None:
             raise TooLarge
 
 
-def _model_in(body: bytes, *, is_required: bool) -> str | None:
+def model_in(body: bytes, *, is_required: bool) -> str | None:
+    """The `model` of a JSON body. Raises BadRequest if the body is not a JSON object and it `is_required`."""
     try:
         return _decode_named(body).model
     except msgspec.DecodeError as error:

@@ -21,7 +21,8 @@ class Transform:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
         pool, target = exchange.pool, exchange.target
-        assert pool is not None and target is not None, "match and split come first"
+        assert pool is not None
+        assert target is not None, "match and split come first"
         if target.head:
             exchange.path = as_served(target, pool.served_model, pool.served_version or target.version)
         elif target.is_in_body and target.named and target.named != pool.served_model and exchange.body is not None:

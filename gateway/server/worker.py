@@ -42,7 +42,7 @@ _log = logging.getLogger("gateway.worker")
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
 _TRIM_SECONDS = 5.0
 _ASK_SECONDS = 0.02
-SECRET_FILE = "session.secret"
+SESSION_SECRETS = "session.secret"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Worker:
             row=place.zone.row(place.slot, place.count),
             recorder=Recorder(place.slot, place.state_dir / "metrics"),
             journal=Journal(log) if log else None,
-            sessions=Sessions([(place.state_dir / SECRET_FILE).read_bytes()]),
+            sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),
             buckets=store_of(gateway.limits_store, place.zone),
             upstream_tls=upstream_context,
             refresh=Refreshes(self._ask_for_keys),

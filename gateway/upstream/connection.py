@@ -27,8 +27,8 @@ class Connection(asyncio.Protocol):
     """A connection; `is_idle` while no exchange uses it."""
 
     __slots__ = (
-        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_idle", "is_reading", "is_reused", "is_writable",
-        "loop", "received", "reply", "sent_at", "timeout_error", "transport", "waiter", "write_waiter",
+        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_idle", "is_reading", "is_reused",
+        "is_writable", "loop", "received", "reply", "sent_at", "transport", "waiter", "write_waiter",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
     # --- inside ---
 
     async def _wait(self) -> None:
-        if self.error is not None or self.is_closed:
+        if self.is_closed:
             return
         self.waiter = self.loop.create_future()
         try:

@@ -1,7 +1,7 @@
 """The request as it goes upstream: re-serialised from parsed parts, never copied.
 
-Hop-by-hop fields and what Connection names stay behind (RFC 9110, 7.6.1); who asked, for what host and over what travels
-in X-Forwarded-*, with what a trusted proxy said before us in front.
+Hop-by-hop fields and what Connection names stay behind (RFC 9110, 7.6.1); who asked, for what host and over what
+travels in X-Forwarded-*, with what a trusted proxy said before us in front.
 """
 
 from starlette.types import Scope
