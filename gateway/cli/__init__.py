@@ -22,7 +22,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command("check")(check_command)
 app.command()(explain)
-app.add_typer(keys.app, name="keys")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(certs.app, name="certs")
 app.command()(status)
 app.command("demo-model")(demo_model)
