@@ -182,7 +182,7 @@ def _verified(file: KeyFile, path: Path, environ: Mapping[str, str]) -> str:
     try:
         parse(text, path.name, environ)
     except KeyFileError as error:
-        raise KeyEditError(str(error).splitlines()[-1]) from error
+        raise KeyEditError(str(error).splitlines()[-1].partition(": ")[2]) from error
     return text
 
 

@@ -143,6 +143,8 @@ def parse(text: str, name: str, environ: Mapping[str, str]) -> KeyFile:
 def _find_keys(lines: Sequence[str]) -> tuple[int, int]:
     """The lines from `keys:` to the end of its list; both the number of lines if there is no such list."""
     start = next((n for n, line in enumerate(lines) if _KEYS.match(line)), len(lines))
+    if start < len(lines) and "[" in lines[start].partition("#")[0]:
+        return start, start + 1
     for end in range(start + 1, len(lines)):
         if not lines[end].startswith(("-", " ", "#")) and lines[end].strip():
             return start, end
