@@ -48,7 +48,7 @@ class Created:
         return how_to_trust(self.ca, self.names[0], port)
 
 
-class CannotIssue(Exception):  # noqa: N818 - as in errors.py: named for what is wrong
+class CannotIssue(Exception):
     """A certificate was not made; the message is one line for a person."""
 
 

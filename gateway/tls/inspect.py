@@ -62,7 +62,7 @@ class Shown:
         return (self.not_after - (time.time() if now is None else now)) / DAY
 
 
-class CheckFailed(Exception):  # noqa: N818 - as in errors.py: named for what is wrong
+class CheckFailed(Exception):
     """No verified handshake; the message is one line for a person."""
 
 

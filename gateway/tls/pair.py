@@ -49,7 +49,7 @@ class Problem(NamedTuple):
         return f"{self.file}: {self.message}"
 
 
-class BadPair(Exception):  # noqa: N818 - as in errors.py: named for what is wrong
+class BadPair(Exception):
     """A pair that must not be served; says which file and why."""
 
     def __init__(self, file: str, message: str) -> None:
