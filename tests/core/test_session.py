@@ -119,6 +119,13 @@ def test_a_cookie_is_bounded_and_forgets_the_model_used_longest_ago(models: list
     assert remembered == models[-8:]
 
 
+def test_no_more_of_a_cookie_is_read_than_this_gateway_would_write() -> None:
+    others = [book(str(number)).seal("v1", A, NOW + 60) for number in range(8)]
+    own = book().seal("v1", A, NOW + 60)
+    assert book().open(b".".join([*others[:7], own]), NOW) is not None
+    assert book().open(b".".join([*others, own]), NOW) is None
+
+
 @pytest.mark.parametrize("secrets", [(), (b"",), (b"x" * 15,), (SECRET, b"short")])
 def test_a_secret_that_could_be_guessed_is_refused(secrets: tuple[bytes, ...]) -> None:
     with pytest.raises(ValueError, match="secret"):

@@ -171,6 +171,15 @@ def test_a_session_of_the_named_version_still_keeps_its_endpoint() -> None:
     assert (exchange.endpoint, cookie) == (place.endpoints[1], None)
 
 
+def test_a_session_is_of_a_version_even_where_two_versions_share_an_endpoint() -> None:
+    place = Place()
+    cookie = place.session("v1", 0)
+    place.chosen = ("v2", 0)
+    exchange, moved = place.visit(cookie, version="v2")
+    assert (exchange.preferred, exchange.endpoint) == (None, place.endpoints[0])
+    assert moved is not None
+
+
 def test_a_version_that_the_principal_may_not_call_is_not_reached_by_a_cookie() -> None:
     place = Place()
     cookie = place.session("v2", 2)
@@ -250,7 +259,12 @@ def test_the_upstream_never_sees_the_gateways_cookie() -> None:
 def test_a_valid_session_counts_wherever_it_stands_in_the_field() -> None:
     place = Place()
     session = place.session("v1", 1)
-    for fields in [[f"gw_session=forged; {session}"], ["a=b", session], [session.replace("=", '="') + '"']]:
+    for fields in [
+        [f"gw_session=forged; {session}"],
+        [f"{session}; gw_session=forged"],
+        ["a=b", session],
+        [session.replace("=", '="') + '"'],
+    ]:
         assert place.visit(*fields)[0].endpoint is place.endpoints[1], fields
 
 
@@ -261,6 +275,7 @@ def test_an_answer_that_no_endpoint_gave_sets_no_cookie() -> None:
         place.visit()
 
     async def cached(scope: Any, receive: Any, send: Any) -> None:
+        scope["exchange"].pool = place.pools["v1"]
         await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         await send({"type": "http.response.body", "body": b"y"})

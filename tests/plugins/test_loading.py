@@ -250,15 +250,23 @@ def test_a_body_that_was_read_reaches_the_next_app(parts: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
-@pytest.mark.parametrize("headers", [{}, {"content-length": "11"}])
+@pytest.mark.parametrize("headers", [{}, {"content-length": "55"}])
 def test_a_body_beyond_the_limit_passes_by_whole(parts: int, headers: dict[str, str]) -> None:
     model = Model()
     first = Reader(model, 10)
     exchange = an_exchange()
-    asked(first, b"hello world", headers, exchange=exchange, parts=parts)
+    asked(first, b"hello world" * 5, headers, exchange=exchange, parts=parts)
     assert first.seen is None
     assert exchange.body is None
-    assert model.requests == [b"hello world"]
+    assert model.requests == [b"hello world" * 5]
+
+
+def test_a_body_that_says_it_is_too_long_is_not_waited_for() -> None:
+    async def receive() -> Any:
+        raise AssertionError("it was")
+
+    scope = {"headers": [(b"content-length", b"11")], "exchange": an_exchange()}
+    assert asyncio.run(read_body(scope, receive, 10)) == (None, receive)
 
 
 def test_a_body_read_before_by_one_with_a_larger_limit_is_still_too_long_for_a_smaller_one() -> None:
