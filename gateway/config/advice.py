@@ -34,12 +34,6 @@ def everybody_is_trusted(settings: Settings) -> Iterator[Finding]:
             yield Finding(("gateway", "trusted_proxies", index), message)
 
 
-def admin_is_open(settings: Settings) -> Iterator[Finding]:
-    host = settings.gateway.admin[0]
-    if host in ("0.0.0.0", "::") or not is_private(host):
-        yield Finding(("gateway", "admin"), f"{host} lets other machines reach the operator's door")
-
-
 def issuers_are_careless(settings: Settings) -> Iterator[Finding]:
     for index, issuer in enumerate(settings.auth.jwt):
         path: Path = ("auth", "jwt", index)
@@ -110,7 +104,6 @@ def hash_is_unused(settings: Settings) -> Iterator[Finding]:
 ADVICE: tuple[Rule, ...] = (
     models_exist,
     everybody_is_trusted,
-    admin_is_open,
     issuers_are_careless,
     models_are_public,
     endpoints_are_in_clear,

@@ -79,8 +79,8 @@ def _read(path: FilePath) -> str:
     return text
 
 
-class _Composer(_Loader):  # type: ignore[misc]
-    """Composes by recursion in C, so a deep enough file would overrun the stack and end the process: it is bounded."""
+class Bounded:
+    """For a loader that composes by recursion: in C, a deep enough file overruns the stack and ends the process."""
 
     depth = 0
 
@@ -91,6 +91,10 @@ class _Composer(_Loader):  # type: ignore[misc]
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
+
+
+class _Composer(Bounded, _Loader):  # type: ignore[misc]
+    pass
 
 
 def _compose(text: str, file: str) -> Node:
@@ -161,18 +165,19 @@ class _Builder:
 
     def _scalar(self, node: ScalarNode, path: Path) -> str | None:
         text: str = node.value
+        is_plain = not node.style  # None in Python's parser, "" in libyaml's
         if "${" not in text:
             if node.tag == _TAG + "null":
                 return None
-            return text if node.style is not None or node.tag == _TAG + "str" else Plain(text)
+            return Plain(text) if is_plain and node.tag != _TAG + "str" else text
         try:
             text = _VARIABLE.sub(self._variable, text)
         except ValueError as error:
             self._refuse(node, path, str(error))
             return None
-        if node.style is not None:
-            return text
-        return None if text in _NOTHING else Plain(text)
+        if is_plain:
+            return None if text in _NOTHING else Plain(text)
+        return text
 
     def _variable(self, match: re.Match[str]) -> str:
         if match[1]:

@@ -1,0 +1,75 @@
+"""`gateway check`."""
+
+from gateway.cli.check import check
+from gateway.config.problems import Problem
+from tests.config.routes_file import MODEL, ROOT
+
+
+def written(folder, text):
+    path = folder / "routes.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_good_file_is_summed_up_in_one_line(tmp_path, capsys):
+    path = written(tmp_path, "models:\n  a: {versions: {v: {endpoints: [http://h, http://i]}, w: {endpoints: [http://h],"
+                             " weight: 1}}}\n  b: {versions: {v: {endpoints: [http://h]}}}\n")  # fmt: skip
+    assert check(path) == 0
+    assert capsys.readouterr() == (f"{path}: ok: 2 models, 4 endpoints\n", "")
+
+
+def test_one_is_not_many(tmp_path, capsys):
+    path = written(tmp_path, MODEL)
+    check(path)
+    assert capsys.readouterr().out == f"{path}: ok: 1 model, 1 endpoint\n"
+
+
+def test_every_problem_is_a_line_on_standard_error(tmp_path, capsys):
+    path = written(tmp_path, "gateway: {worker: 1}\ntls: {min_version: 1.1}\n")
+    assert check(path) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f'{path}:1: gateway.worker: unknown key; did you mean "workers"?',
+        f"{path}:2: tls.min_version: '1.1' is none of 1.2, 1.3",
+    ]
+
+
+def test_warnings_are_printed_and_refuse_nothing(tmp_path, capsys):
+    path = written(tmp_path, "models:\n  m:\n    auth: []\n    versions: {v1: {endpoints: [http://h]}}\n")
+    assert check(path) == 0
+    out, err = capsys.readouterr()
+    assert err == f"{path}:3: warning: models.m.auth: model 'm' is public: anyone may call it\n"
+    assert out == f"{path}: ok: 1 model, 1 endpoint\n"
+
+
+def test_what_other_parts_find_is_reported_at_the_line_of_its_key(tmp_path, capsys):
+    path = written(tmp_path, "plugins:\n  - use: a.B\n  - use: no.Such\n" + MODEL)
+
+    def plugins(settings):
+        yield Problem("", 0, "plugins[1]", f"cannot import {settings.plugins[1].use}")
+
+    def keys(_settings):
+        return [Problem("keys.yaml", 7, "", "is not a key")]
+
+    assert check(path, [plugins, keys]) == 1
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(
+        [f"{path}:3: plugins[1]: cannot import no.Such", "keys.yaml:7: is not a key"]
+    )
+
+
+def test_other_parts_are_not_asked_about_a_file_that_is_wrong(tmp_path):
+    asked = []
+    assert check(written(tmp_path, "x: 1\n"), [lambda settings: asked.append(settings) or []]) == 1
+    assert asked == []
+
+
+def test_a_file_that_is_not_there_is_a_problem(tmp_path, capsys):
+    assert check(tmp_path / "routes.yaml") == 1
+    assert capsys.readouterr().err == f"{tmp_path}/routes.yaml: cannot be read: No such file or directory\n"
+
+
+def test_the_file_of_the_repository_is_right(capsys):
+    assert check(ROOT / "routes.yaml") == 0
+    out, err = capsys.readouterr()
+    assert (out.rpartition("/")[2], err) == ("routes.yaml: ok: 1 model, 2 endpoints\n", "")

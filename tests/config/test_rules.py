@@ -1,0 +1,274 @@
+"""What no single key can say; and what is allowed and probably not meant."""
+
+from itertools import pairwise
+
+import pytest
+
+from gateway.config import rules
+from gateway.config.advice import ADVICE, is_private
+from gateway.config.rules import RULES
+from gateway.core.snapshot import ENDPOINTS
+from tests.config.routes_file import MODEL, model, problems_of, settings_of, warnings_of
+
+V1 = "versions: {v1: {endpoints: [http://127.0.0.1:1]}}"
+ISSUER = "issuer: https://i/, audience: a, jwks_url: https://i/jwks"
+
+BROKEN = {  # rule -> (file, what is said)
+    "listeners_differ": (
+        "gateway: {https: 0.0.0.0:1, http: 127.0.0.1:1, admin: 127.0.0.1:2}\n",
+        "routes.yaml:1: gateway.http: listens where https does",
+    ),
+    "issuers_differ": (
+        f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
+        "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",
+    ),
+    "issuers_exist": (
+        model("auth: [jwt]"),
+        "routes.yaml:3: models.m.auth: takes JWTs, but auth.jwt names no issuer",
+    ),
+    "names_are_claimed_once": (
+        f"models:\n  a: {{aliases: [x], {V1}}}\n  b: {{aliases: [x], {V1}}}\n",
+        "routes.yaml:3: models.b.aliases[0]: 'x' leads to model 'a' already",
+    ),
+    "matches_are_claimed_once": (
+        f"models:\n  a: {{match: [{{host: H.org}}], {V1}}}\n  b: {{match: [{{host: h.org, prefix: /}}], {V1}}}\n",
+        "routes.yaml:3: models.b.match[0]: h.org/ leads to model 'a' already",
+    ),
+    "versions_are_reachable": (
+        model("default_version: v2"),
+        "routes.yaml:3: models.m.default_version: there is no version 'v2'; there is v1",
+    ),
+    "endpoints_differ": (
+        model("auth: [key]", "http://h, http://h:80/"),
+        "routes.yaml:5: models.m.versions.v1.endpoints[1]: http://h:80/ is there already; "
+        "for more work, give it a weight",
+    ),
+    "limits_know_their_callers": (
+        model("auth: []\nlimits: [{rate: 1/second, per: principal}]"),
+        "routes.yaml:4: models.m.limits[0].per: per: principal "
+        "counts nobody in model 'm', which is public: use per: ip",
+    ),
+}
+
+DOUBTFUL = {  # advice -> (file, what is said)
+    "models_exist": ("models: {}\n", "routes.yaml:1: models: nothing is served"),
+    "everybody_is_trusted": (
+        "gateway:\n  trusted_proxies: [10.0.0.0/8, 0.0.0.0/0]\n" + MODEL,
+        "routes.yaml:2: gateway.trusted_proxies[1]: anyone may say which address they come from",
+    ),
+    "issuers_are_careless": (
+        "auth: {jwt: [{issuer: i, jwks_url: https://i/}]}\n" + MODEL,
+        "routes.yaml:1: auth.jwt[0].audience: without an audience, tokens meant for other services are taken too",
+    ),
+    "models_are_public": (model("auth: []"), "routes.yaml:3: models.m.auth: model 'm' is public: anyone may call it"),
+    "endpoints_are_in_clear": (
+        model("auth: [key]", "http://127.0.0.1:1, http://8.8.8.8:1"),
+        "routes.yaml:5: models.m.versions.v1.endpoints[1]: http://8.8.8.8:1 is reached "
+        "over http:// outside private networks",
+    ),
+    "versions_are_chosen_by_order": (
+        "models:\n  m: {versions: {v1: {endpoints: [http://h:1]}, v2: {endpoints: [http://h:1]}}}\n",
+        "routes.yaml:2: models.m.versions: no weights and no default_version: the last, "
+        "'v2', serves requests that name none",
+    ),
+    "prefixes_hide_names": (
+        model("match: [{prefix: /}]"),
+        "routes.yaml:3: models.m.match[0]: comes before /models, /v1, /v2/models, by which every model is reached",
+    ),
+    "headers_are_replaced": (
+        model("headers: {request: {set: {x-request-id: x}}}"),
+        "routes.yaml:3: models.m.headers.request.set.x-request-id: has no effect: "
+        "the gateway writes this header itself",
+    ),
+    "hash_is_unused": (
+        model("balance: {hash: {header: x-session}}"),
+        "routes.yaml:3: models.m.balance.hash: only the policy consistent_hash has a use for it",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES if rule is not rules.store_is_installed])
+def test_every_rule_finds_what_it_is_there_for(rule):
+    text, said = BROKEN[rule]
+    assert problems_of(text) == [said]
+
+
+@pytest.mark.parametrize("advice", [rule.__name__ for rule in ADVICE])
+def test_every_warning_warns_and_refuses_nothing(advice):
+    text, said = DOUBTFUL[advice]
+    assert warnings_of(text) == [said]
+
+
+def test_a_store_whose_package_is_not_installed_is_a_problem(monkeypatch):
+    text = "gateway: {limits_store: redis://h}\n" + MODEL
+    assert problems_of(text) == []
+    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    assert problems_of(text) == [
+        "routes.yaml:1: gateway.limits_store: needs the package redis: install model-gateway[redis]"
+    ]
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [
+        "https: 127.0.0.1:1, admin: 127.0.0.2:1",
+        "https: 0.0.0.0:0, http: 0.0.0.0:0, admin: 0.0.0.0:0",  # any free ports
+        "https: 0.0.0.0:1, http: 0.0.0.0:2, admin: 0.0.0.0:3",
+    ],
+)
+def test_listeners_that_do_not_collide(gateway):
+    assert problems_of(f"gateway: {{{gateway}}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("iris:", "x: {aliases: [iris]}"),
+        ("iris: {aliases: [iris]}", "x:"),
+        ("iris: {aliases: [a, a]}", "x:"),
+        ("iris:", "iris/ready:"),
+        ("iris: {aliases: [flower]}", "'flower:predict':"),
+        ("iris: {match: [{prefix: /a}]}", "x: {match: [{prefix: /a/}]}"),
+        ("iris: {match: [{prefix: /a}, {prefix: /a}]}", "x:"),
+        ("iris: {match: [{host: h, prefix: /a}]}", "x: {match: [{prefix: /b}, {prefix: /a, host: h.}]}"),
+    ],
+)
+def test_names_hosts_and_prefixes_that_lead_to_two_models(first, second):
+    assert len(problems_of(_two(first, second))) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("iris:", "iris/large:"),
+        ("iris:", "Iris: {aliases: [IRIS]}"),
+        ("iris:", "ready: {aliases: [x/ready]}"),
+        ("iris: {match: [{host: h, prefix: /a}]}", "x: {match: [{host: h, prefix: /b}, {prefix: /a}, {host: i}]}"),
+        ("iris: {match: [{prefix: /a}]}", "x: {match: [{prefix: /a/b}, {prefix: /ab}]}"),
+    ],
+)
+def test_names_hosts_and_prefixes_that_lead_to_one_each(first, second):
+    assert problems_of(_two(first, second)) == []
+
+
+def _two(first, second):
+    lines = [line[:-1] + f", {V1}}}" if line.endswith("}") else f"{line} {{{V1}}}" for line in (first, second)]
+    return "models:\n  " + "\n  ".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ("{}", "versions: needs at least one version"),
+        ("{v1: {endpoints: []}}", "versions.v1.endpoints: needs at least one endpoint"),
+        ("{v1: {endpoints: [http://h:1], weight: 0}}", "versions: every weight is 0"),
+        ("{v1: {endpoints: [http://h:1], weight: -1}}", "versions.v1.weight: '-1' is not at least 0"),
+        ("{v1: {endpoints: [http://h:1], weight: nan}}", "versions.v1.weight: expected a finite number"),
+        ("{a@b: {endpoints: [http://h:1]}}", "versions.a@b: 'a@b': a version's name has"),
+    ],
+)
+def test_versions_that_serve_nothing(versions, said):
+    [problem] = problems_of(f"models:\n  m: {{versions: {versions}}}\n")
+    assert problem.startswith(f"routes.yaml:2: models.m.{said}")
+
+
+def test_a_version_may_have_no_weight_beside_one_that_has():
+    text = "models: {m: {versions: {v1: {endpoints: [http://h:1], weight: 1}, v2: {endpoints: [http://h:1]}}}}\n"
+    assert warnings_of(text) == []
+
+
+def test_one_endpoint_may_serve_two_versions_and_two_models():
+    both = "{v1: {endpoints: [http://h:1]}, v2: {endpoints: [http://h:1], weight: 1}}"
+    assert problems_of(f"models: {{a: {{versions: {both}}}, b: {{versions: {both}}}}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("issuer", "is_whole"),
+    [
+        ("jwks_url: https://i/", True),
+        ("jwks_file: f", True),
+        ("public_key_file: f", True),
+        ("audience: a", False),
+        ("jwks_url: https://i/, public_key_file: f", False),
+        ("jwks_url: https://i/, jwks_file: f, public_key_file: f", False),
+    ],
+)
+def test_an_issuer_has_exactly_one_source_of_keys(issuer, is_whole):
+    said = problems_of(f"auth:\n  jwt:\n    - {{issuer: i, {issuer}}}\n")
+    wanted = "routes.yaml:3: auth.jwt[0]: needs exactly one of jwks_url, jwks_file, public_key_file"
+    assert said == ([] if is_whole else [wanted])
+
+
+@pytest.mark.parametrize(
+    ("auth", "per", "is_right"),
+    [
+        ("[]", "ip", True),
+        ("[]", "model", True),
+        ("[]", "header:x-user", True),
+        ("[]", "key", False),
+        ("[]", "principal", False),
+        ("[jwt]", "principal", True),
+        ("[jwt]", "key", False),
+        ("[key, jwt]", "key", True),
+    ],
+)
+def test_a_limit_counts_callers_that_are_known(auth, per, is_right):
+    text = f"auth: {{jwt: [{{{ISSUER}}}]}}\n" + model(f"auth: {auth}\nlimits: [{{rate: 1/second, per: '{per}'}}]")
+    assert (problems_of(text) == []) is is_right
+
+
+def test_hash_keys_are_exactly_one():
+    assert (
+        settings_of(model("balance: {policy: consistent_hash, hash: {cookie: c}}")).models["m"].balance.hash.ip is False
+    )
+    for wrong in ("{}", "{ip: false}", "{ip: true, header: x}", "{header: x, cookie: y}"):
+        [problem] = problems_of(model(f"balance: {{policy: consistent_hash, hash: {wrong}}}"))
+        assert "needs exactly one of" in problem
+
+
+def test_match_says_something():
+    assert problems_of(model("match: [{}]")) == ["routes.yaml:3: models.m.match[0]: needs host, prefix, or both"]
+
+
+def test_groups_of_a_replacement_exist():
+    said = problems_of(model(r"path: {regex: {pattern: '/(a)', replace: '/\2'}}"))
+    assert [problem.partition(" at position")[0] for problem in said] == [
+        r"routes.yaml:3: models.m.path.regex: replace: '/\\2' does not fit the pattern: invalid group reference 2"
+    ]
+
+
+def test_more_endpoints_than_a_machine_has_room_for_are_refused():
+    urls = [f"http://h{number}" for number in range(ENDPOINTS + 1)]
+    said = problems_of(model("auth: [key]", ", ".join(urls)))
+    assert said == [f"routes.yaml:1: models: {ENDPOINTS + 1} endpoints; one machine has room for {ENDPOINTS}"]
+    assert problems_of(model("auth: [key]", ", ".join(urls[1:]))) == []
+
+
+def test_a_warning_from_the_defaults_names_every_model_it_is_about():
+    text = f"defaults:\n  auth: []\nmodels:\n  a: {{{V1}}}\n  b: {{{V1}}}\n"
+    assert warnings_of(text) == [
+        f"routes.yaml:2: defaults.auth: model {name!r} is public: anyone may call it" for name in "ab"
+    ]
+
+
+def test_warnings_come_in_the_order_of_the_file():
+    text = model("headers: {request: {set: {via: x}}}\nauth: []", "http://8.8.8.8, http://9.9.9.9")
+    lines = [int(warning.split(":")[1]) for warning in warnings_of(text)]
+    assert len(lines) == 4
+    assert all(first <= second for first, second in pairwise(lines))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.1.1", "100.64.0.1", "::1", "fd00::1", "triton",
+     "localhost", "triton.models.svc", "triton.models.svc.cluster.local", "gpu.internal"],
+)  # fmt: skip
+def test_hosts_in_networks_of_ones_own(host):
+    assert is_private(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["8.8.8.8", "2001:4860:4860::8888", "models.example.com", "local.example.com", "svc.io"]
+)
+def test_hosts_that_may_be_anywhere(host):
+    assert not is_private(host)
