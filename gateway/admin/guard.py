@@ -3,7 +3,7 @@
 With a token, everybody shows it: as a bearer token, or as the password of any user, so that a browser can ask for it.
 Without one the door must be on a loopback address, where the danger is a page in the operator's own browser: it can
 send requests to 127.0.0.1 under a name of its own (DNS rebinding), so the Host must be one of this machine's, and it
-can send forms across sites, so a request with a foreign Origin changes nothing.
+can send forms across sites, so a request with a foreign Origin is refused.
 """
 
 import base64
@@ -21,7 +21,6 @@ from starlette.responses import PlainTextResponse, Response
 TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - its name
 _SHORTEST = 16  # characters: 64 bits, if it is random hex
 _OPEN = frozenset(("/healthz", "/readyz"))
-_SAFE = frozenset(("GET", "HEAD"))
 _CHALLENGE = [("www-authenticate", 'Bearer realm="gateway"'), ("www-authenticate", 'Basic realm="gateway"')]
 
 
@@ -47,8 +46,8 @@ class Guard:
         elif not is_loopback(_name(headers.get("host", ""))):
             return PlainTextResponse("This host name is not the gateway's.\n", 403)
         origin = headers.get("origin")
-        if scope["method"] not in _SAFE and origin is not None and _is_foreign(origin, headers.get("host", "")):
-            return PlainTextResponse("Another site's page may change nothing here.\n", 403)
+        if origin is not None and _is_foreign(origin, headers.get("host", "")):
+            return PlainTextResponse("Pages of other sites have no business here.\n", 403)
         return None
 
     def __repr__(self) -> str:

@@ -43,9 +43,10 @@ def run(capsys: pytest.CaptureFixture[str], **options: object) -> tuple[int, str
 
 
 @pytest.fixture(autouse=True)
-def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def _known_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("GATEWAY_ADMIN_TOKEN", raising=False)
+    monkeypatch.setattr("gateway.admin.status.own_version", lambda: "1.2.3")
 
 
 def row_with(out: str, text: str) -> str:
@@ -67,7 +68,7 @@ def test_it_shows_workers_endpoints_buckets_and_certificates(
     with admin_port(gateway) as address:
         code, out, _ = run(capsys, admin=address)
     assert code == 0
-    assert out.startswith("Gateway ready\n")
+    assert out.startswith("Gateway 1.2.3 ready\n")
     for fact in ("generation 7", "up 60 minutes", "4 requests", "12 of 65536 token buckets (shared)"):
         assert fact in out.splitlines()[1]
     assert row_with(out, "101") == "0 101 7 4 1 serving"
@@ -87,7 +88,7 @@ def test_it_fails_and_says_why_when_no_traffic_should_come(
     gateway.pids = [0, 0]
     with admin_port(gateway) as address:
         code, out, _ = run(capsys, admin=address)
-    assert (code, out.splitlines()[0]) == (1, "Gateway no worker runs")
+    assert (code, out.splitlines()[0]) == (1, "Gateway 1.2.3 no worker runs")
 
 
 def test_json_is_the_whole_document(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +106,7 @@ def test_the_configuration_says_where_to_ask_and_with_what_token(
     with admin_port(gateway, TOKEN) as address:
         config.write_text(f"gateway: {{admin: '{address}', admin_token_file: token}}\n")
         code, out, _ = run(capsys, config=config)
-    assert (code, out.splitlines()[0]) == (0, "Gateway ready")
+    assert (code, out.splitlines()[0]) == (0, "Gateway 1.2.3 ready")
 
 
 def test_a_missing_token_is_told_in_one_line(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,9 +99,10 @@ def test_a_folder_that_went_away_does_not_stop_the_worker(tmp_path: Path) -> Non
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     recorder = Recorder(0, tmp_path)
+    old = recorder.path.read_bytes()
     count(recorder)
     with open(recorder.path, "rb") as before:
         recorder.flush()
-        held = before.read()
-    assert held  # the old file is whole to whoever had it open
+        assert before.read() == old  # whole to whoever has it open
+    assert recorder.path.read_bytes() != old
     assert [path.name for path in tmp_path.iterdir()] == ["worker-0"]  # and nothing is left beside the new one

@@ -276,6 +276,14 @@ def test_requests_in_flight_are_seen_by_model(tmp_path: Path) -> None:
     assert world.totals.in_flight == {}
 
 
+def test_lines_that_the_log_dropped_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.edge.journal.WAITING_BYTES", 0)
+    world = World(answer(), tmp_path)
+    world.run(request(), request())
+    assert world.totals.lines_dropped == 2
+    assert world.lines == []
+
+
 def test_other_protocols_pass(tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
