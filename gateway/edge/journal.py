@@ -5,7 +5,8 @@ Unicode's line separators, terminal escapes or direction marks in a client's wor
 
 Lines gather in memory and go out in batches through a thread, because neither a slow disk (its flag O_NONBLOCK means
 nothing) nor a blocked pipe (its flag would be shared with every process that has the same one) may hold up the loop.
-What waits is bounded; beyond that lines are dropped, and counted.
+What waits is bounded; beyond that lines are dropped, and counted. A file that was renamed or deleted (rotation) is
+noticed by the next batch, which opens a new one of the old name.
 """
 
 import asyncio
@@ -144,11 +145,6 @@ class Journal:
         self._handed += len(batch)
         self._writer.put(batch)
 
-    def reopen(self) -> None:
-        """The file was renamed (rotation): go on in a new one of the old name. Standard output stays what it is."""
-        self.flush()
-        self._writer.put(_REOPEN)
-
     def close(self, timeout: float = 2.0) -> None:
         """Flush, and wait `timeout` seconds for it to be written."""
         self.flush()
@@ -201,8 +197,7 @@ def render(lines: Sequence[Line]) -> bytes:
 
 
 _DELETE = b"\x7f"
-_REOPEN = object()
-_END = object()
+_END = None
 _LF = 0x0A
 
 
@@ -213,13 +208,14 @@ class _Writer:
         self.path = path
         self.written = 0  # bytes done with, written or lost
         self.lost = 0  # lines that could not be written
-        self._batches: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_torn = False  # the last write ended inside a line
+        self._is_stuck = False  # the file is gone and no new one can be opened
         self._fd = -1
         self._open()
 
-    def put(self, batch: Any) -> None:
+    def put(self, batch: bytes) -> None:
         if self._thread is None:  # not in the constructor: threads do not survive a fork
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
@@ -242,22 +238,33 @@ class _Writer:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = fd
-        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        opened = os.fstat(self._fd)
+        self._is_file = stat.S_ISREG(opened.st_mode)
+        self._identity = (opened.st_dev, opened.st_ino)
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not _END:
-            if batch is _REOPEN:
-                self._reopen()
-                continue
+            if self._is_file and self.path != "-":
+                self._follow()
             for piece in _pieces(batch, len(batch) if self._is_file else ATOMIC_BYTES):
                 self._write(piece)
             self.written += len(batch)
 
-    def _reopen(self) -> None:
+    def _follow(self) -> None:
+        """Go on in a new file if ours is no longer what `path` names: 2 µs a batch, and nobody has to tell us."""
+        try:
+            named = os.stat(self.path)
+            if (named.st_dev, named.st_ino) == self._identity:
+                return
+        except OSError:
+            pass
         try:
             self._open()
+            self._is_stuck = False
         except OSError as error:
-            _log.warning("the access log goes on in its old file: %s", error)
+            if not self._is_stuck:
+                _log.warning("the access log goes on in its old file: %s", error)
+            self._is_stuck = True
 
     def _write(self, piece: bytes) -> None:
         """All of the piece, whole lines; what the system refuses is lost and counted."""

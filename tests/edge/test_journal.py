@@ -223,33 +223,55 @@ def test_two_journals_append_to_one_file(tmp_path: Path) -> None:
     assert {line["path"] for line in lines_of(tmp_path / "log")} == {f"/{number}" for number in range(1000)}
 
 
+def write_now(journal: Journal, path: bytes) -> None:
+    journal.record(scope(path), exchange(), 0.1)
+    journal.flush()
+    wait_until(lambda: journal._writer.written == journal._handed)
+
+
 def test_after_a_rotation_lines_go_to_a_new_file_of_the_old_name(tmp_path: Path) -> None:
     async def main() -> None:
         journal = Journal(str(tmp_path / "log"))
-        journal.record(scope(b"/before"), exchange(), 0.1)
+        write_now(journal, b"/before")
         os.rename(tmp_path / "log", tmp_path / "log.1")
-        journal.reopen()
-        journal.record(scope(b"/after"), exchange(), 0.1)
+        write_now(journal, b"/after")
+        write_now(journal, b"/again")
         journal.close()
 
     asyncio.run(main())
     assert [line["path"] for line in lines_of(tmp_path / "log.1")] == ["/before"]
+    assert [line["path"] for line in lines_of(tmp_path / "log")] == ["/after", "/again"]
+
+
+def test_a_file_that_was_emptied_is_written_on_from_its_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = Journal(str(tmp_path / "log"))
+        write_now(journal, b"/before")
+        os.truncate(tmp_path / "log", 0)
+        write_now(journal, b"/after")
+        journal.close()
+
+    asyncio.run(main())
     assert [line["path"] for line in lines_of(tmp_path / "log")] == ["/after"]
 
 
-def test_a_rotation_that_fails_loses_no_line(tmp_path: Path) -> None:
+def test_a_rotation_that_fails_loses_no_line_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
 
     async def main() -> None:
         journal = Journal(str(folder / "log"))
         os.rename(folder, tmp_path / "gone")
-        journal.reopen()
-        journal.record(scope(b"/after"), exchange(), 0.1)
+        write_now(journal, b"/after")
+        write_now(journal, b"/again")
+        folder.mkdir()
+        write_now(journal, b"/new")
         journal.close()
 
     asyncio.run(main())
-    assert [line["path"] for line in lines_of(tmp_path / "gone" / "log")] == ["/after"]
+    assert [line["path"] for line in lines_of(tmp_path / "gone" / "log")] == ["/after", "/again"]
+    assert [line["path"] for line in lines_of(folder / "log")] == ["/new"]
+    assert [record.message for record in caplog.records if "old file" in record.message] == [caplog.messages[0]]
 
 
 def test_a_log_that_cannot_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
