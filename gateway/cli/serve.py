@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gateway import plugin
+from gateway.admin.guard import check_exposure, read_token
 from gateway.cli.output import fail
 from gateway.config.problems import ConfigError
 from gateway.config.settings import Settings
@@ -52,6 +53,7 @@ def serve(config: Config = Path("routes.yaml")) -> None:
 
 def _master(config: Path, settings: Settings, published: publish.Published) -> Master:
     """Raises OSError, ValueError, CannotIssue."""
+    check_exposure(settings.gateway.admin[0], read_token(settings.gateway.admin_token_file))
     limit_groups()
     created = authority.ensure(settings.tls.certificates)
     if created is not None:

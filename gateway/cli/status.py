@@ -152,7 +152,9 @@ def _certificates(found: Status) -> list[Table]:
 
 def _table(title: str, *columns: str) -> Table:
     """`>` before a column's name puts it to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         is_number = column.startswith(">")
         table.add_column(

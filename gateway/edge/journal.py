@@ -187,16 +187,23 @@ def render(lines: Sequence[Line]) -> bytes:
     if len(lines) > 1:  # so that one odd client does not make all lines dear
         return b"".join(render([line]) for line in lines)
     fields = msgspec.structs.asdict(lines[0])
-    text = json.dumps(fields).encode("ascii")  # escapes whatever is not printable ASCII
+    text = _dump(fields)
     if len(text) >= ATOMIC_BYTES:
         for name, value in fields.items():
             if isinstance(value, str) and name not in _OURS:
                 fields[name] = value[:_SHORT]
-        text = json.dumps(fields).encode("ascii")
+        text = _dump(fields)
     return text + b"\n"
 
 
 _DELETE = b"\x7f"
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    """As msgspec does, but with whatever is not printable ASCII escaped."""
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
 _END = None
 _LF = 0x0A
 
