@@ -7,11 +7,12 @@ understood.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
+from gateway.cli.output import fail
 from gateway.tls import authority, inspect
 from gateway.tls.pair import Pair, Problem
 
@@ -27,7 +28,7 @@ def init(folder: Folder = Path("certs")) -> None:
     try:
         created = authority.ensure(folder)
     except (authority.CannotIssue, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     if created is not None:
         typer.echo(f"Made {created.certificate} for {', '.join(created.names)}.")
     ca = folder / authority.FOLDER / "ca.crt"
@@ -46,7 +47,7 @@ def issue(
     try:
         created = authority.issue(folder, names, days=days)
     except (authority.CannotIssue, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(f"Made {created.certificate} for {', '.join(created.names)}, signed by {created.ca}.")
 
 
@@ -78,14 +79,14 @@ def check(
     try:
         shown = inspect.shown_by((host, port), name=name, ca=ca, timeout=timeout)
     except inspect.CheckFailed as failed:
-        _fail(f"{target}: {failed}")
+        fail(f"{target}: {failed}")
     days = shown.days_left()
     typer.echo(
         f"{target}: {shown.version} {shown.cipher}, certificate of {', '.join(shown.hosts)} "
         f"by {shown.issuer}, {days:.0f} days left"
     )
     if days < warn_days:
-        _fail(f"{target}: fewer than {warn_days} days are left")
+        fail(f"{target}: fewer than {warn_days} days are left")
 
 
 def _expires_soon(pair: Pair, days: int) -> Problem:
@@ -112,8 +113,3 @@ def _host_and_port(target: str) -> tuple[str, int]:
     if not host:
         raise typer.BadParameter(f"{target!r} is not HOST or HOST:PORT")
     return host, port or 443
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

@@ -7,11 +7,15 @@ certificate: `store.py` adds one.
 import _ssl
 import ctypes
 import functools
+import logging
 import ssl
 from typing import Any
 
 from gateway.config.settings import TLSSettings
+from gateway.tls.alert import AlertingContext
 from gateway.tls.files import as_path
+
+logger = logging.getLogger(__name__)
 
 ALPN = ["http/1.1"]
 
@@ -23,16 +27,17 @@ INTERMEDIATE_CIPHERS = ":".join(
 GROUPS = ["X25519", "P-256", "P-384"]
 POST_QUANTUM_GROUPS = ["X25519MLKEM768"]  # draft-ietf-tls-ecdhe-mlkem, in OpenSSL from 3.5
 
+_HAS_SET_GROUPS = hasattr(ssl.SSLContext, "set_groups")  # Python 3.15
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def server_context(settings: TLSSettings) -> ssl.SSLContext:
+def server_context(settings: TLSSettings) -> AlertingContext:
     """A context for the public entry point, as yet without a certificate.
 
     Raises ValueError if OpenSSL knows none of `settings.ciphers`.
     """
     limit_groups()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS["1.3" if settings.profile == "modern" else settings.min_version]
     try:
         context.set_ciphers(settings.ciphers or INTERMEDIATE_CIPHERS)
@@ -55,7 +60,7 @@ def groups() -> list[str]:
 
 
 def _set_groups(context: Any) -> None:
-    if hasattr(context, "set_groups"):  # Python 3.15
+    if _HAS_SET_GROUPS:
         context.set_groups(":".join(groups()))
 
 
@@ -69,11 +74,12 @@ def limit_groups() -> bool:
     CONF_modules_load_file works at any time. False where `_ssl` hides it (OpenSSL linked into Python): then start the
     gateway with OPENSSL_CONF naming a file of `openssl_conf()`; until then handshakes are sound, with more groups.
     """
-    if hasattr(ssl.SSLContext, "set_groups"):
+    if _HAS_SET_GROUPS:
         return True
     try:
         load = ctypes.CDLL(getattr(_ssl, "__file__", None)).CONF_modules_load_file
     except (OSError, AttributeError):
+        logger.warning("TLS key exchange groups: OpenSSL's default, unless OPENSSL_CONF limits them")
         return False
     load.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong]
     load.restype = ctypes.c_int

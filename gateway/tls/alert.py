@@ -1,0 +1,46 @@
+"""A handshake that fails says why: the TLS alert reaches the client (RFC 8446, 6.2).
+
+asyncio and uvloop close the connection as soon as `do_handshake` raises, without sending what OpenSSL has just written
+for the client, which then sees a connection that ended for no reason. Both send it when the handshake wants to
+read; so that is what it says, once, and it fails at whatever comes next: the client closing, its next byte, or the
+handshake's deadline.
+"""
+
+import ssl
+
+
+class AlertingObject(ssl.SSLObject):
+    """The TLS state of one connection."""
+
+    outgoing: ssl.MemoryBIO
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError as error:
+            if not self.outgoing.pending:  # nothing to say, to one who spoke plain HTTP for instance
+                raise
+            self._failure = error
+            raise ssl.SSLWantReadError from None
+
+
+class AlertingContext(ssl.SSLContext):
+    sslobject_class = AlertingObject
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(tls, AlertingObject):
+            tls.outgoing = outgoing
+        return tls
