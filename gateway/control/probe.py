@@ -96,6 +96,8 @@ class Prober:
         self._by_url: dict[str, list[_Probe]] = {}
         self._states: dict[str, Health] = {}  # as told
         self._ending: set[asyncio.Task[None]] = set()
+        if verify is True:
+            verify = httpx2.create_ssl_context()  # one for both: 50 ms each
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONCURRENCY, keepalive_expiry=_KEEP)
         # Transports, not clients: no cookies to carry from check to check, no redirects to follow, no proxies.
         self._kept = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)

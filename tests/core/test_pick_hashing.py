@@ -72,6 +72,13 @@ def test_a_maglev_table_is_even_to_one_entry() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_a_maglev_table_is_the_same_in_whatever_order_addresses_are_written() -> None:
+    members = [(f"http://server-{n}", 1.0 + n % 2) for n in range(9)]
+    shuffled = Random(3).sample(members, len(members))
+    first = [members[owner][0] for owner in maglev.build(tuple(members))]
+    assert first == [shuffled[owner][0] for owner in maglev.build(tuple(shuffled))]
+
+
 def test_a_ring_has_160_points_for_the_heaviest_and_at_least_one_for_each() -> None:
     points = ring.build((("http://a", 8.0), ("http://b", 2.0), ("http://c", 0.001)))
     assert Counter(point & 0xFFFF for point in points) == {0: 160, 1: 40, 2: 1}
@@ -156,6 +163,16 @@ def test_a_hot_key_overflows_along_its_own_order_and_returns_home(method: str) -
     assert [endpoint for endpoint, _ in leases] == order[:3]
     leases[0][1].__exit__(None, None, None)
     assert policy.pick(pool, b"hot", 0.0, DICE) is order[0]
+
+
+def test_a_bound_counts_the_request_to_come() -> None:
+    """2 + 1 held, one to come: 1.25 x 4 / 2 = 2.5, so home has room for a third; of 1.25 x 3 / 2 = 1.9 it had none."""
+    pool = make_pool(2)
+    policy = consistent_hash(pool, bounded_load=1.25)
+    home = policy.pick(pool, b"key", 0.0, DICE)
+    for endpoint in (*pool, home):
+        endpoint.lease().__enter__()
+    assert policy.pick(pool, b"key", 0.0, DICE) is home
 
 
 def test_without_a_bound_a_hot_key_stays() -> None:

@@ -105,6 +105,18 @@ def test_an_idle_pool_is_shared_by_weight(name: str) -> None:
         assert served[endpoint.url] == pytest.approx(requests * share, abs=five_sigma(requests, share))
 
 
+def test_dice_have_the_weights_of_those_who_are_open_now() -> None:
+    """One retry after another, each among as many candidates as the one before, but among others."""
+    pool = make_pool(3, [1.0, 9.0, 1.0])
+    policy, dice = POLICIES["random"](pool), Random(4)
+    served: Counter[tuple[str, int]] = Counter()
+    for _ in range(1000):
+        served["first", policy.pick(pool[:2], b"", 0.0, dice).slot] += 1
+        served["last", policy.pick(pool[1:], b"", 0.0, dice).slot] += 1
+    assert served["first", 1] == pytest.approx(900, abs=five_sigma(1000, 0.9))
+    assert served["last", 1] == pytest.approx(900, abs=five_sigma(1000, 0.9))
+
+
 @pytest.mark.parametrize("name", ["least_response_time", "peak_ewma", "two_choices", "weighted_least_connections"])
 def test_a_busy_pool_is_loaded_by_weight(name: str) -> None:
     """All four weigh the load: an endpoint of weight 4 holds most of the requests that three others share."""

@@ -20,7 +20,7 @@ def digest(key: bytes) -> int:
 
 
 class Rendezvous:
-    """Exact full scan: 75 ns an endpoint, 60 more if weights differ; for large pools see `ring` and `maglev`."""
+    """Exact full scan: 75 ns an endpoint, 100 more if weights differ; for large pools see `ring` and `maglev`."""
 
     __slots__ = ("_is_even",)
 

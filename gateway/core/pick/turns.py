@@ -11,7 +11,7 @@ def smooth(candidates: Sequence[Endpoint]) -> Endpoint:
 
     (nginx commit 52327e0627f4, "Upstream: smooth weighted round-robin balancing", 2012.) Everyone earns its weight,
     the richest is chosen and pays what was earned together; so the credits always sum to zero. The credit lives in the
-    endpoint: one that leaves keeps it, one that is new owes and is owed nothing. Exact full scan: 55 ns an endpoint.
+    endpoint: one that leaves keeps it, one that is new owes and is owed nothing. Exact full scan: 65 ns an endpoint.
     """
     earned = 0.0
     best = candidates[0]
