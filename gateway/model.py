@@ -52,8 +52,8 @@ class Exchange:
 
     __slots__ = (
         "allowed_versions", "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed",
-        "endpoint", "error", "first_byte", "is_trusted", "limit_verdict", "on_leave", "path", "pool", "preferred",
-        "principal", "request_id", "route", "started", "status", "target", "version", "wire", "wire_counts",
+        "endpoint", "error", "fields", "first_byte", "is_trusted", "limit_verdict", "named", "on_leave", "path", "pool",
+        "preferred", "principal", "request_id", "route", "started", "status", "target", "version", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
@@ -62,7 +62,9 @@ class Exchange:
         self.client_ip = client_ip  # the rightmost untrusted address
         self.is_trusted = False  # the peer is one of trusted_proxies: what it forwards is believed
         self.route: Route | None = None
-        self.target: Target | None = None  # how the client named the model and where
+        self.fields: Mapping[bytes, bytes] = {}  # the head as it came, by name; for fields that may occur once only
+        self.target: Target | None = None  # how the path names the model
+        self.named = ""  # how the body names it
         self.version: str | None = None  # as the client named it; None: split or default decides
         self.allowed_versions: tuple[str, ...] | None = None  # what the principal may call; None: all
         self.pool: Pool | None = None
@@ -79,7 +81,6 @@ class Exchange:
         self.bytes_out = 0
         self.first_byte = 0.0
         self.error: GatewayError | None = None
-        self.wire: Any = None  # how the client named the model, so that the upstream's name can replace it
         self.wire_counts = False  # True: the server's protocol sets status, bytes and first_byte itself
         self.departed = False
         self.on_leave: Callable[[], None] | None = None

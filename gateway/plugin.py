@@ -44,6 +44,8 @@ __all__ = [
 
 GROUP = "gateway.plugins"
 
+_noted: dict[str, tuple[int, int]] = {}  # modules of `plugins`, with the state of the file that each was imported from
+
 
 class PluginError(ValueError):
     """A plugin that cannot be used as routes.yaml has it; the message is one line for the operator."""
@@ -76,10 +78,13 @@ class Factory:
 def load(settings: "PluginSettings", *, is_global: bool = False) -> Factory:
     """Find the plugin, check its options against its signature, and make it once, in front of nothing.
 
+    A file of `plugins/` that has changed since it was imported is imported anew; layers made before keep the old code.
     `is_global`: it will run before matching, where the model and the caller are not known yet; a plugin with a true
     attribute `needs_route` is refused there. Raises PluginError.
     """
+    _forget_changed()
     make = _find(settings.use)
+    _note_files()
     if is_global and getattr(make, "needs_route", False):
         raise PluginError(
             f"{settings.use} must know the model and the caller: it belongs to `plugins` of a model or of `defaults`"
@@ -94,7 +99,7 @@ def make_importable(folder: Path) -> None:
     """Let the modules of `folder`/plugins be named `plugins.NAME`, beside those of any other such folder.
 
     `folder` is where routes.yaml is. It goes last on the path, so that nothing in it can stand in for a module that
-    the gateway itself imports. Call it again for a file that is new. Raises PluginError.
+    the gateway itself imports. Raises PluginError.
     """
     if not (folder / "plugins").is_dir():
         return
@@ -196,6 +201,31 @@ def _find(use: str) -> Callable[..., Any]:
     if not callable(found):
         raise PluginError(f"{use} is a {type(found).__name__}, not a class{_nearest(name, known)}")
     return found  # type: ignore[no-any-return]
+
+
+def _forget_changed() -> None:
+    """If one module of `plugins` has changed, import all of them anew: they may use one another."""
+    importlib.invalidate_caches()  # a file may be new
+    if all(_file_state(name) == state for name, state in _noted.items()):
+        return
+    for name in _noted:
+        sys.modules.pop(name, None)
+        vars(sys.modules["plugins"]).pop(name.removeprefix("plugins."), None)
+    _noted.clear()
+
+
+def _note_files() -> None:
+    for name in [name for name in sys.modules if name.startswith("plugins.")]:
+        _noted.setdefault(name, _file_state(name))
+
+
+def _file_state(name: str) -> tuple[int, int]:
+    """Modification time in ns, and size; zeros for a file that is gone."""
+    try:
+        state = Path(getattr(sys.modules.get(name), "__file__", None) or "").stat()
+    except OSError:
+        return 0, 0
+    return state.st_mtime_ns, state.st_size
 
 
 def _entry_point(name: str) -> Callable[..., Any]:

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.output import fail
 from gateway.config.values import parse_duration
-from gateway.demo.app import listen, serve
-from gateway.demo.wire import Demo
+from gateway.demo.app import run
 
 
 def demo_model(
@@ -18,10 +18,6 @@ def demo_model(
 ) -> None:
     """Run a stand-in model server: OpenAI API, Open Inference Protocol, echo."""
     try:
-        seconds = parse_duration(delay)
-        listener = listen(host, port)
+        run(name, version, host, port, parse_duration(delay))
     except (ValueError, OSError) as error:
-        typer.echo(f"demo-model: cannot start on {host}:{port}: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"{name}@{version} on http://{host}:{listener.getsockname()[1]}")
-    serve(Demo(name, version, seconds), listener)
+        fail(f"cannot serve on {host}:{port}: {error}")

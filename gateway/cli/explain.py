@@ -73,7 +73,7 @@ def _scope(method: str, path: str, headers: list[str]) -> dict[str, Any]:
         "headers": fields,
         "client": ("127.0.0.1", 0),
     }
-    prepare(scope)
+    prepare(scope, dict(fields))
     return scope
 
 

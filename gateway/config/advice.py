@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.problems import Path
 from gateway.config.rules import Finding, Rule
-from gateway.config.settings import Settings
+from gateway.config.settings import EndpointSettings, Settings
 from gateway.core.headers import REPLACED_UPSTREAM
 
 # Names that no public DNS answers for: RFC 6761, 6762, 8375, ICANN's .internal, and what clusters use.
@@ -51,12 +51,16 @@ def models_are_public(settings: Settings) -> Iterator[Finding]:
 
 
 def endpoints_are_in_clear(settings: Settings) -> Iterator[Finding]:
+    for path, endpoint in _endpoints(settings):
+        if endpoint.address.scheme == "http" and not is_private(endpoint.address.host):
+            yield Finding(path, f"{endpoint.url} is reached over http:// outside private networks")
+
+
+def _endpoints(settings: Settings) -> Iterator[tuple[Path, EndpointSettings]]:
     for name, model in settings.models.items():
         for label, version in model.versions.items():
             for index, endpoint in enumerate(version.endpoints):
-                if endpoint.address.scheme == "http" and not is_private(endpoint.address.host):
-                    path: Path = ("models", name, "versions", label, "endpoints", index)
-                    yield Finding(path, f"{endpoint.url} is reached over http:// outside private networks")
+                yield ("models", name, "versions", label, "endpoints", index), endpoint
 
 
 def versions_are_chosen_by_order(settings: Settings) -> Iterator[Finding]:

@@ -197,17 +197,13 @@ class _Builder:
         """The mapping's own entries, then those it merges; also written into the node, for `Marks` and aliases."""
         self._count(len(node.value), node)
         own: dict[str, tuple[ScalarNode, Node]] = {}
-        merges: list[Node] = []
+        merges = [value for key, value in node.value if key.tag == _TAG + "merge"]
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 self._refuse(key, path, "a key must be text")
-            elif key.tag == _TAG + "merge":
-                merges.append(value)
-            elif key.value in own:
+            elif key.tag != _TAG + "merge" and own.setdefault(key.value, (key, value))[0] is not key:
                 first = own[key.value][0].start_mark.line + 1
                 self._report(key, (*path, key.value), f"is there twice, first on line {first}")
-            else:
-                own[key.value] = (key, value)
         node.value = list(own.values())
         for key, value in self._merged(merges, path):
             own.setdefault(key.value, (key, value))

@@ -62,20 +62,24 @@ def _type(annotation: Any, places: Places) -> str:
     kinds = [each.name for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Kind)]
     if kinds:
         return kinds[0]
-    arguments = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if get_origin(annotation) is list:
-        return f"list of {_type(arguments[0], places)}"
-    if get_origin(annotation) is dict:
-        return f"mapping of {' to '.join(_type(each, places) for each in arguments)}"
-    if arguments:  # Annotated, or an alternative to None
-        kept = next(each for each in arguments if each is not type(None))
-        return _type(kept, places) + (" or null" if type(None) in arguments else "")
+    if get_args(annotation):
+        return _compound(annotation, places)
     if issubclass(annotation, BaseModel):
         place = places[ModelSettings if annotation is ModelDefaults else annotation][0]
         return f"[mapping](#{re.sub(r'[^a-z0-9_-]', '', place.lower())})"
     return _WORDS[annotation]
+
+
+def _compound(annotation: Any, places: Places) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {_type(arguments[0], places)}"
+    if origin is dict:
+        return f"mapping of {' to '.join(_type(each, places) for each in arguments)}"
+    kept = next(each for each in arguments if each is not type(None))  # Annotated, or an alternative to None
+    return _type(kept, places) + (" or null" if type(None) in arguments else "")
 
 
 def _range(field: FieldInfo) -> str:
@@ -122,13 +126,16 @@ def _eased(node: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node.get(key), dict):
             node[key] = _eased(node[key])
     if "anyOf" in node:
-        members = [_with_text(_eased(each) if "properties" in each else each) for each in node["anyOf"]]
-        return node | {"anyOf": [*members, _VARIABLE] if any(map(_is_narrow, members)) else members}
+        return node | {"anyOf": _eased_choice(node["anyOf"])}
     if _is_narrow(node):
         notes = {key: value for key, value in node.items() if key in _NOTES}
-        rules = {key: value for key, value in node.items() if key not in _NOTES}
-        return notes | {"anyOf": [rules, _VARIABLE]}
+        return notes | {"anyOf": [{key: value for key, value in node.items() if key not in _NOTES}, _VARIABLE]}
     return _with_text(node)
+
+
+def _eased_choice(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    eased = [_eased(each) if "properties" in each else _with_text(each) for each in members]
+    return [*eased, _VARIABLE] if any(map(_is_narrow, eased)) else eased
 
 
 def _with_text(node: dict[str, Any]) -> dict[str, Any]:

@@ -54,9 +54,9 @@ class _Source:
     issuer: str
     algorithms: Sequence[str]
     place: str | Path  # a URL, or a file
-    asked: float = field(default=-inf, compare=False)  # when it was last read, by the clock
-    failures: int = field(default=0, compare=False)  # in a row
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False)
+    asked: float = -inf  # when it was last read, by the clock
+    failures: int = 0  # in a row
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def parse(self, text: bytes) -> bytes:
         """The keys in the form that workers are given. Raises ValueError."""
@@ -93,40 +93,18 @@ class Jwks:
         self._publish = publish
         self._clock = clock
         self._client = client or httpx2.AsyncClient(follow_redirects=False, timeout=_TIMEOUT)
-        self._sources: dict[str, _Source] = {}
-        self._group: asyncio.TaskGroup | None = None  # while `run` does
-        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._sources = {entry.issuer: _source(entry) for entry in issuers}
         self._publishing = asyncio.Lock()
-        self.keys = dict(keys or {})
-        self.update(issuers)
-
-    def update(self, issuers: Iterable[Issuer]) -> None:
-        """The configuration's present issuers. One that did not change is not asked again for that."""
-        wanted = {entry.issuer: _source(entry) for entry in issuers}
-        for issuer, source in self._sources.items():
-            if wanted.get(issuer) == source:
-                wanted[issuer] = source
-            elif issuer in self._followers:
-                self._followers.pop(issuer).cancel()
-        self._sources = wanted
-        self.keys = {issuer: text for issuer, text in self.keys.items() if issuer in wanted}
-        self._start()
+        self.keys = {issuer: text for issuer, text in (keys or {}).items() if issuer in self._sources}
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
-            async with asyncio.TaskGroup() as self._group:
-                self._start()
-                await asyncio.get_running_loop().create_future()
+            async with asyncio.TaskGroup() as tasks:
+                for source in self._sources.values():
+                    tasks.create_task(self._follow(source))
         finally:
-            self._group = None
-            self._followers.clear()
             await self._client.aclose()
-
-    def _start(self) -> None:
-        for issuer, source in self._sources.items():
-            if self._group is not None and issuer not in self._followers:
-                self._followers[issuer] = self._group.create_task(self._follow(source))
 
     async def refresh(self, issuer: str) -> bool:
         """Look now, because a token names a key that is not known; True if there is news. Asked again within ten

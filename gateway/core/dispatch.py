@@ -12,6 +12,8 @@ from urllib.parse import quote
 from gateway.core.paths import decode
 from gateway.errors import BadRequest, ModelNotFound
 
+_REMEMBERED = 4096  # paths; all are forgotten when there are more
+
 _TF_VERBS = re.compile(rb":(?:predict|classify|regress)\Z")
 _OPENAI = re.compile(rb"/v1/(?!models(?:/|\Z)).")
 
@@ -35,6 +37,7 @@ class Directory:
     names: dict[str, str] = field(default_factory=dict)  # name or alias -> model
     hosts: dict[str, list[tuple[bytes, str]]] = field(default_factory=dict)  # host ("" for any) -> [(prefix, model)]
     longest: int = 1  # the most segments a known name has
+    known: dict[tuple[str, bytes], Target | None] = field(default_factory=dict)  # answers given before
 
     def add_name(self, name: str, model: str) -> None:
         self.names[name] = model
@@ -59,6 +62,8 @@ class Directory:
 
     def target(self, host: str, path: bytes, model: str | None, version: str | None) -> Target | None:
         """Where a request goes; `model` and `version` are its x-model headers. None: no model is meant."""
+        if model is None and version is None:
+            return self._remembered(host, path)
         found = self._by_match(host, path) or self._by_shape(path, is_named=model is not None)
         if model is not None:
             name, arm = self.named(model)
@@ -67,6 +72,18 @@ class Directory:
                 found = found._replace(version=arm)
         if found is not None and version is not None:
             found = found._replace(version=version)
+        return found
+
+    def _remembered(self, host: str, path: bytes) -> Target | None:
+        """Clients ask for few paths, again and again."""
+        key = (host, path)
+        try:
+            return self.known[key]
+        except KeyError:
+            found = self._by_match(host, path) or self._by_shape(path, is_named=False)
+        if len(self.known) >= _REMEMBERED:
+            self.known.clear()
+        self.known[key] = found
         return found
 
     def _by_match(self, host: str, path: bytes) -> Target | None:

@@ -6,6 +6,7 @@ character, raw or encoded, and a `%` that encodes nothing.
 """
 
 import re
+from functools import lru_cache
 
 from gateway.errors import BadRequest
 
@@ -14,6 +15,13 @@ _ENCODED = re.compile(rb"%(..?)?", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+@lru_cache(maxsize=4096)
+def known(path: bytes) -> tuple[bytes, str]:
+    """`normalise` and `decode` of a whole path, remembered: clients ask for few paths. Raises BadRequest."""
+    path = normalise(path)
+    return path, decode(path)
 
 
 def normalise(path: bytes) -> bytes:

@@ -34,7 +34,7 @@ async def _echo(request: Request) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     """The error shape of the protocol that was spoken: OIP has a string, OpenAI an object."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette hands over what it was registered for
+    assert isinstance(error, HTTPException)
     if request.url.path.startswith("/v2"):
         return as_json({"error": error.detail}, error.status_code)
     code = getattr(error, "code", None)
@@ -69,15 +69,16 @@ def build(demo: Demo) -> Starlette:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 lets the system choose. Raises OSError if the port is taken."""
+def run(name: str, version: str, host: str, port: int, delay: float = 0.0) -> None:
+    """Serve until SIGINT or SIGTERM; streams that are open then have two seconds to end. Says where, on standard output.
+
+    Port 0 lets the system choose; `delay` is seconds before each streamed chunk. Raises OSError if the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=1024)
-
-
-def serve(demo: Demo, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; streams that are open then have two seconds to end."""
+    listener = socket.create_server((host, port), family=family, backlog=1024)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))  # uvicorn puts its own in place, and raises again at its end
+    demo = Demo(name, version, delay)
+    print(f"{demo} on http://{host}:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(build(demo), log_level="error", access_log=False, timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listener])

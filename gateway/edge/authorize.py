@@ -1,6 +1,6 @@
 """May the principal call this model, and which versions of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -53,9 +53,3 @@ class Authorize:
 def allowed_versions(principal: Principal, model: str, versions: Iterable[str]) -> tuple[str, ...]:
     """Those of a model's versions that the principal may call, in their order."""
     return tuple(version for version in versions if principal.may_call(model, version))
-
-
-def visible_models(principal: Principal, models: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    """Of all models, each with its versions, what the principal may call: for listings."""
-    visible = {model: allowed_versions(principal, model, versions) for model, versions in models.items()}
-    return {model: versions for model, versions in visible.items() if versions}

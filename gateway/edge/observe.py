@@ -57,6 +57,7 @@ class Observe:
             exchange = scope["exchange"] = Exchange("", self._clock(), "")
         self._name(scope, exchange)
         if not exchange.wire_counts:
+            exchange.fields = dict(scope["headers"])
             wire = _Wire(exchange, receive, send, self._clock)
             receive, send = wire.receive, wire.send
         self.live.add(exchange)

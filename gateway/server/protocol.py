@@ -43,9 +43,9 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "answer", "app", "client", "closing", "deadline", "deadlines", "discarded", "expects", "fed", "header_bytes",
-        "headers", "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal",
-        "scheme", "server", "state", "target", "transport", "write_waiters",
+        "answer", "app", "client", "closing", "deadline", "deadlines", "discarded", "fed", "headers", "is_head_done",
+        "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme", "server", "state",
+        "target", "trailer_bytes", "transport", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -147,29 +147,26 @@ class EdgeProtocol(asyncio.Protocol):
         if self.is_head_done:
             self._on_trailer(name, value)
             return
-        self.header_bytes += len(name) + len(value) + 4
-        if self.header_bytes > self.limits.header_bytes or len(self.headers) >= self.limits.header_count:
-            self._stop(HeadersTooLarge())
-        name = name.lower()
-        if name == b"expect":
-            self.expects = value.lower() == b"100-continue"
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.is_head_done = True
+        self._check_size()
         parser = self.parser
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
-        scope = self._scope(parser.get_method().decode("ascii"), version)
+        scope = self._scope(_METHODS[parser.get_method()], version)
         answer = Answer(self, scope)
         answer.is_kept = parser.should_keep_alive() or parser.should_upgrade()
+        fields = answer.exchange.fields = dict(self.headers)
+        if b"expect" in fields:
+            answer.expects = version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         try:
-            prepare(scope)
+            prepare(scope, fields)
         except GatewayError as refusal:
             scope["refusal"] = refusal
             answer.is_kept = False
-        answer.expects = self.expects and version == "1.1"
         self._enqueue(answer)
 
     def on_body(self, body: bytes) -> None:
@@ -214,8 +211,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _begin(self) -> None:
         self.target = b""
         self.headers: list[Header] = []
-        self.header_bytes = 0
-        self.expects = False
+        self.trailer_bytes = 0
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         exchange = Exchange("", monotonic(), self.client[0])
@@ -235,6 +231,16 @@ class EdgeProtocol(asyncio.Protocol):
             "server": self.server,
             "exchange": exchange,
         }
+
+    def _check_size(self) -> None:
+        """Refuse a header section over the limits. Where all that came is under the bound, so is the section."""
+        limits, headers = self.limits, self.headers
+        if len(headers) > limits.header_count:
+            self._stop(HeadersTooLarge())
+        if self.fed > limits.header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in headers)
+            if size > limits.header_bytes:
+                self._stop(HeadersTooLarge())
 
     def _latest(self) -> Answer:
         return self.pipeline[-1] if self.pipeline else cast(Answer, self.answer)
@@ -267,7 +273,7 @@ class EdgeProtocol(asyncio.Protocol):
         if latest is not None and not latest.is_body_done:
             latest.fail(refusal)
             return
-        method = self.parser.get_method().decode("ascii", "replace") if self.target else "-"
+        method = _METHODS[self.parser.get_method()] if self.target else "-"
         scope = self._scope(method, "1.1")
         scope["refusal"] = refusal
         answer = Answer(self, scope)
@@ -295,8 +301,8 @@ class EdgeProtocol(asyncio.Protocol):
             self.data_received(rest)
 
     def _on_trailer(self, name: bytes, value: bytes) -> None:
-        self.header_bytes += len(name) + len(value) + 4
-        if self.header_bytes > 2 * self.limits.header_bytes:
+        self.trailer_bytes += len(name) + len(value) + 4
+        if self.trailer_bytes > self.limits.header_bytes:
             self._stop(HeadersTooLarge("The request's trailer section is too large."))
 
     def _linger(self, *, is_needed: bool) -> None:
@@ -317,6 +323,15 @@ class EdgeProtocol(asyncio.Protocol):
         return f"<EdgeProtocol {self.client} answer={self.answer!r} queued={len(self.pipeline)} closing={self.closing}>"
 
 
+class _Methods(dict[bytes, str]):
+    """Text of a method; llhttp knows some fifty, so that this does not grow without bound."""
+
+    def __missing__(self, method: bytes) -> str:
+        text = self[method] = method.decode("ascii")
+        return text
+
+
+_METHODS = _Methods()
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 

@@ -20,6 +20,7 @@ from gateway.upstream.request import UNKNOWN_LENGTH, compose
 
 _log = logging.getLogger("gateway.upstream")
 
+_NOT_PASSED_BACK = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
 _VIA = (b"via", b"1.1 gateway")
 _RETRY_AFTER = (b"retry-after", b"1")  # seconds; a health check or a restart is rarely faster
 _STALE_BOUND = 3  # stale connections in a row before the endpoint itself is doubted
@@ -192,10 +193,10 @@ class Call:
 
 def passed_back(headers: list[Header]) -> list[Header]:
     """The answer's fields that go on to the client, and Via."""
-    dropped = HOP_BY_HOP
+    dropped = _NOT_PASSED_BACK
     for name, value in headers:
         if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            dropped = HOP_BY_HOP | nominated(get_all(headers, b"connection"))
+            dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
     kept = [header for header in headers if header[0] not in dropped]
     kept.append(_VIA)
     return kept

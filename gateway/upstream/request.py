@@ -22,17 +22,11 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
     query: bytes = scope["query_string"]
     path = connections.address.prefix + exchange.path
     headers: list[Header] = scope["headers"]
-    host = b""
+    host = exchange.fields.get(b"host", b"")
     dropped = _DROPPED
-    lines = []
-    for name, value in headers:
-        if name not in dropped:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif name == b"host":
-            host = value
-        elif name == b"connection" and value not in _ORDINARY_CONNECTION:
-            dropped = _DROPPED | nominated(get_all(headers, b"connection"))
-            lines = [line for line in lines if line.partition(b":")[0] not in dropped]
+    if exchange.fields.get(b"connection", b"") not in _ORDINARY_CONNECTION:
+        dropped = _DROPPED | nominated(get_all(headers, b"connection"))
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
     if length == UNKNOWN_LENGTH:
         framing = b"transfer-encoding: chunked\r\n"
     elif length or method in _BODY_METHODS:
