@@ -4,6 +4,7 @@
 
 set -m # every background job is a process group of its own: Ctrl-C reaches this script alone, which ends them in order
 
+mkdir -p .cache
 setup_log=.cache/setup.log
 groups=() # process groups to end when the script ends
 
@@ -18,11 +19,11 @@ fail() {
 end_groups() {
   local group deadline=$((SECONDS + 10))
   trap 'deadline=0' INT TERM HUP
-  for group in "${groups[@]}"; do kill -TERM -- "-$group"; done
+  for group in "${groups[@]}"; do kill -TERM -- "-$group" || true; done # one that has ended already is no error
   for group in "${groups[@]}"; do
     while kill -0 -- "-$group"; do
       if ((SECONDS > deadline)); then
-        kill -KILL -- "-$group"
+        kill -KILL -- "-$group" || true
         break
       fi
       sleep 0.05
@@ -77,7 +78,6 @@ setup() {
   local stamp=".venv/.stamp-$1" wanted
   wanted=$(cksum <pyproject.toml)
   if [[ -x .venv/bin/python && ! -e .venv/.unfinished && $(cat "$stamp" 2>/dev/null) == "$wanted" ]]; then return; fi
-  mkdir -p .cache
   : >"$setup_log"
   if [[ -e .venv/.unfinished ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     find_python

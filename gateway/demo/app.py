@@ -70,7 +70,7 @@ def build(demo: Demo) -> Starlette:
 
 
 def run(name: str, version: str, host: str, port: int, delay: float = 0.0) -> None:
-    """Serve until SIGINT or SIGTERM; streams that are open then have two seconds to end. Says where, on standard output.
+    """Serve until SIGINT or SIGTERM; streams open then have two seconds to end. Says where it is, on standard output.
 
     Port 0 lets the system choose; `delay` is seconds before each streamed chunk. Raises OSError if the port is taken.
     """

@@ -170,12 +170,13 @@ def temporary_folder(prefix: str) -> Path:
 
 
 class DemoModel(Process):
-    """`gateway demo-model` on a port of the system's choice."""
+    """What `gateway demo-model` runs, on a port of the system's choice. `delay`: seconds before a streamed chunk."""
 
-    def __init__(self, name: str = "demo", version: str = "v1", *, port: int = 0, delay: str = "0s") -> None:
+    def __init__(self, name: str = "demo", version: str = "v1", *, port: int = 0, delay: float = 0.0) -> None:
         self.folder = temporary_folder("demo-model-")
-        options = ["--name", name, "--version", version, "--port", str(port), "--delay", delay]
-        super().__init__("demo-model", gateway_command("demo-model", *options), self.folder)
+        # Not through the command: that would import all of the gateway, four times the work of starting this.
+        code = f"from gateway.demo.app import run; run({name!r}, {version!r}, '127.0.0.1', {port}, {delay})"
+        super().__init__("demo-model", [sys.executable, "-c", code], self.folder)
         self.url = until(self._announced, "the demo model's start")
         self.port = int(self.url.rpartition(":")[2])
 
@@ -245,7 +246,7 @@ class Gateway(Process):
     # --- configuration ---
 
     def write(self, models: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
-        """Replace routes.yaml, in one step. The gateway notices by itself; `reload` waits for it."""
+        """Replace routes.yaml in one step. The gateway notices by itself, soon; `reload` does not leave it to that."""
         self.config = merge(self.config, settings or {}) | {"models": dict(models)}
         self.write_text(yaml.safe_dump(self.config, sort_keys=False))
 
@@ -254,10 +255,23 @@ class Gateway(Process):
         fresh.write_text(text)
         fresh.replace(self.folder / "routes.yaml")
 
+    def reload(self, models: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None) -> list[str]:
+        """Replace routes.yaml, if there is something new for it, and have every worker take it over.
+
+        Returns what is wrong with it: an empty list once all requests get the new configuration."""
+        if models is not None or settings is not None:
+            self.write(self.config["models"] if models is None else models, settings)
+        answer = httpx2.post(f"{self.admin_url}/reload", timeout=PATIENCE)
+        problems: list[str] = answer.json()["problems"]
+        assert answer.status_code == (422 if problems else 200), answer.text
+        return problems
+
     def create_key(self, name: str, *models: str) -> str:
-        """A further key, for these models (globs)."""
+        """A further key, for these models (globs); it is valid at once."""
         options = [option for model in models for option in ("--models", model)]
-        return run_gateway("keys", "create", "--name", name, *options, folder=self.folder).strip()
+        key = run_gateway("keys", "create", "--name", name, *options, folder=self.folder).strip()
+        assert self.reload() == []
+        return key
 
     # --- talking to it ---
 
@@ -283,6 +297,11 @@ class Gateway(Process):
     def metrics(self) -> str:
         """The admin port's metrics, as text."""
         return httpx2.get(f"{self.admin_url}/metrics").text
+
+    def status(self) -> dict[str, Any]:
+        """The admin port's status: workers, endpoints, certificates."""
+        found: dict[str, Any] = httpx2.get(f"{self.admin_url}/status").json()
+        return found
 
     def access_log(self) -> list[dict[str, Any]]:
         """The lines of the access log so far, if it goes to standard output (as it does unless told otherwise)."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,15 +189,18 @@ def test_what_names_no_version_is_split_by_the_weights_and_over_the_servers_of_a
 
 @contextmanager
 def traffic(scene: Scene) -> Iterator[Callable[[], list[tuple[float, int]]]]:
-    """Inferences of v1 one after another, meanwhile; yields what gives (when it began, status) of those so far."""
+    """Inferences of v1 one after another, meanwhile; yields what gives (when it began, status) of those so far;
+    a status of 0 is a connection that ended."""
     seen: list[tuple[float, int]] = []
     stop = threading.Event()
 
     def ask() -> None:
         with scene.gateway.client() as client:
             while not stop.is_set():
-                began = time.monotonic()
-                seen.append((began, scene.infer(client, "/v2/models/iris/versions/v1/infer").status_code))
+                began, status = time.monotonic(), 0
+                with suppress(httpx2.TransportError):  # an answer that had begun can only be broken off
+                    status = scene.infer(client, "/v2/models/iris/versions/v1/infer").status_code
+                seen.append((began, status))
 
     thread = threading.Thread(target=ask)
     thread.start()

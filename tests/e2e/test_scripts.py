@@ -117,17 +117,20 @@ def test_a_child_that_dies_ends_everything_and_is_named(copy: Copy) -> None:
         (line,) = [line for line in copy.leftovers() if "--version v2" in line and "python" in line.split()[1]]
         os.kill(int(line.split()[0]), signal.SIGKILL)
         assert process.popen.wait(20) == 1
+        assert process.err.read_text().count("ended with status") == 1
         assert "demo model v2 ended with status 137" in process.output
         assert copy.leftovers() == []
 
 
 def test_a_wrong_routes_yaml_is_reported_and_nothing_stays(copy: Copy, tmp_path: Path) -> None:
     routes = tmp_path / "routes.yaml"
-    routes.write_text(routes.read_text().replace("aliases:", "alaises:"))
+    text = routes.read_text().replace("    aliases:", "    alaises:", 1)
+    routes.write_text(text)
+    line = text[: text.index("alaises")].count("\n") + 1
     with copy.serve() as process:
         assert process.popen.wait(30) == 1
-        assert "routes.yaml:13" in process.output
-        assert "aliases" in process.output
+        assert f"routes.yaml:{line}:" in process.output
+        assert 'did you mean "aliases"?' in process.output
         assert "Traceback" not in process.output
         assert copy.leftovers() == []
 
@@ -136,7 +139,7 @@ def test_a_machine_without_python_is_told_so_in_one_line(tmp_path: Path) -> None
     Copy(tmp_path)
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("bash", "env", "dirname", "cksum", "mkdir", "cat", "sed", "head", "sleep", "setpriv"):
+    for tool in ("bash", "env", "dirname", "date", "cksum", "mkdir", "cat", "sed", "head", "sleep", "setpriv"):
         (tools / tool).symlink_to(shutil.which(tool) or tool)
     command = [str(tmp_path / "scripts" / "serve")]
     done = subprocess.run(command, env={"PATH": str(tools)}, capture_output=True, text=True, check=False)

@@ -39,7 +39,8 @@ def synchronous():
             found[f"{version} name"] = result.get_response()["model_version"]
             found[f"{version} ready"] = client.is_model_ready("iris", version, headers=headers)
         zipped = {"request_compression_algorithm": "gzip", "response_compression_algorithm": "gzip"}
-        result = client.infer("iris", [asked], model_version="v2", outputs=wanted, headers=headers, **zipped)
+        # (the client writes Content-Encoding into the headers that it is given)
+        result = client.infer("iris", [asked], model_version="v2", outputs=wanted, headers=dict(headers), **zipped)
         found["zipped"] = result.as_numpy("predict").ravel().tolist()
         found["metadata"] = client.get_model_metadata("iris", "v1", headers=headers)["name"]
         found["live"] = client.is_server_live(headers=headers | {"x-model": "iris"})
@@ -58,8 +59,9 @@ def synchronous():
 
 async def asynchronous():
     context = ssl.create_default_context(cafile=ca_file)
+    typed = headers | {"content-type": "application/json"}  # aiohttp would say octet-stream, which MLServer refuses
     async with tritonclient.http.aio.InferenceServerClient(address, ssl=True, ssl_context=context) as client:
-        calls = (client.infer("iris", [asked], v, outputs=wanted, headers=headers) for v in ("v1", "v2") * 10)
+        calls = (client.infer("iris", [asked], v, outputs=wanted, headers=typed) for v in ("v1", "v2") * 10)
         return [result.as_numpy("predict").ravel().tolist() for result in await asyncio.gather(*calls)]
 
 
