@@ -44,7 +44,7 @@ __all__ = [
 
 GROUP = "gateway.plugins"
 
-_noted: dict[str, tuple[int, int]] = {}  # modules of `plugins`, with the state of the file that each was imported from
+_noted: dict[str, tuple[str, tuple[int, int]]] = {}  # modules of `plugins`: the file of each, as it was when imported
 
 
 class PluginError(ValueError):
@@ -206,7 +206,7 @@ def _find(use: str) -> Callable[..., Any]:
 def _forget_changed() -> None:
     """If one module of `plugins` has changed, import all of them anew: they may use one another."""
     importlib.invalidate_caches()  # a file may be new
-    if all(_file_state(name) == state for name, state in _noted.items()):
+    if all(_file_state(file) == state for file, state in _noted.values()):
         return
     for name in _noted:
         sys.modules.pop(name, None)
@@ -215,14 +215,16 @@ def _forget_changed() -> None:
 
 
 def _note_files() -> None:
-    for name in [name for name in sys.modules if name.startswith("plugins.")]:
-        _noted.setdefault(name, _file_state(name))
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.startswith("plugins.") and file and name not in _noted:
+            _noted[name] = (file, _file_state(file))
 
 
-def _file_state(name: str) -> tuple[int, int]:
+def _file_state(file: str) -> tuple[int, int]:
     """Modification time in ns, and size; zeros for a file that is gone."""
     try:
-        state = Path(getattr(sys.modules.get(name), "__file__", None) or "").stat()
+        state = Path(file).stat()
     except OSError:
         return 0, 0
     return state.st_mtime_ns, state.st_size

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
 import plugins
+from gateway import plugin
 from gateway.config.settings import PluginSettings
 from gateway.errors import ClientLeft, Forbidden
 from gateway.model import Exchange
@@ -65,6 +67,22 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(SAMPLE)
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder `plugins` of a user; what is imported meanwhile is forgotten."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "__path__", list(plugins.__path__))
+    before, children = dict(sys.modules), dict(vars(plugins))
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("plugins.")]:
+        del sys.modules[name]
+    sys.modules.update({name: module for name, module in before.items() if name.startswith("plugins.")})
+    vars(plugins).update(children)
+    plugin._noted.clear()
 
 
 def loaded(use: str, **options: Any) -> Any:
@@ -160,19 +178,62 @@ def test_an_entry_point_names_a_plugin(sample: str, tmp_path: Path) -> None:
         loaded("bad")
 
 
-def test_plugins_beside_routes_yaml_join_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "__path__", list(plugins.__path__))
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "__init__.py").write_text("")
-    (tmp_path / "plugins" / "of_the_user.py").write_text(SAMPLE)
-    (tmp_path / "json.py").write_text("raise RuntimeError('stands in for the library')")
-    make_importable(tmp_path)
-    make_importable(tmp_path)
+def test_plugins_beside_routes_yaml_join_those_that_are_there(beside: Path) -> None:
+    (beside / "__init__.py").write_text("")
+    (beside / "of_the_user.py").write_text(SAMPLE)
+    (beside.parent / "json.py").write_text("raise RuntimeError('stands in for the library')")
+    make_importable(beside.parent)
+    make_importable(beside.parent)
     assert loaded("plugins.of_the_user.Sample", limit=2)(nothing).limit == 2
     assert isinstance(loaded("plugins.example.Example")(nothing), Example)
-    assert sys.path[-1] == str(tmp_path)
-    assert sys.path.count(str(tmp_path)) == 1
+    assert sys.path[-1] == str(beside.parent)
+    assert sys.path.count(str(beside.parent)) == 1
+
+
+PLUGIN = """
+from plugins import changing_help
+from plugins.changing_help import ANSWER
+
+class Plugin:
+    def __init__(self, app):
+        self.said = ANSWER, changing_help.ANSWER
+    async def __call__(self, scope, receive, send): pass
+"""
+
+
+def test_a_changed_file_of_plugins_is_imported_anew_with_all_that_use_it(beside: Path) -> None:
+    (beside / "changing_help.py").write_text("ANSWER = 'first'")
+    (beside / "changing.py").write_text(PLUGIN)
+    make_importable(beside.parent)
+    before = loaded("plugins.changing.Plugin")
+    assert before(nothing).said == ("first", "first")
+    assert type(loaded("plugins.changing.Plugin")(nothing)) is type(before(nothing)), "nothing has changed"
+    (beside / "changing_help.py").write_text("ANSWER = 'the second'")
+    assert loaded("plugins.changing.Plugin")(nothing).said == ("the second", "the second")
+    assert before(nothing).said == ("first", "first")
+
+
+def test_a_changed_file_of_plugins_that_is_broken_or_gone_is_noticed(beside: Path) -> None:
+    (beside / "changing_help.py").write_text("ANSWER = 'first'")
+    (beside / "changing.py").write_text(PLUGIN)
+    make_importable(beside.parent)
+    loaded("plugins.changing.Plugin")
+    (beside / "changing_help.py").write_text("broken(")
+    with pytest.raises(PluginError, match="SyntaxError"):
+        loaded("plugins.changing.Plugin")
+    (beside / "changing_help.py").write_text("ANSWER = 'mended'")
+    assert loaded("plugins.changing.Plugin")(nothing).said == ("mended", "mended")
+    (beside / "changing_help.py").unlink()
+    with pytest.raises(PluginError, match=r"cannot import plugins\.changing: "):
+        loaded("plugins.changing.Plugin")
+
+
+def test_a_file_that_is_added_to_plugins_is_found(beside: Path) -> None:
+    make_importable(beside.parent)
+    with pytest.raises(PluginError):
+        loaded("plugins.added.Sample", limit=1)
+    (beside / "added.py").write_text(SAMPLE)
+    assert loaded("plugins.added.Sample", limit=1)(nothing).limit == 1
 
 
 def test_a_folder_without_plugins_changes_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ClientLeft, UpstreamError
 from gateway.model import Exchange, Header, Principal
+from plugins import response_cache
 from plugins.answers import Answer, Freshness, Store
 from plugins.response_cache import Landing, ResponseCache
 from tests.plugins.driver import ALICE, BOB, Model, Reply, an_exchange, ask, asked
@@ -535,7 +536,7 @@ def test_a_client_that_leaves_while_it_waits_is_gone_at_once_and_harms_nobody() 
 
 
 def test_a_request_waits_for_an_equal_one_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plugins.response_cache._WAIT", 0.01)
+    monkeypatch.setattr(response_cache, "_WAIT", 0.01)
 
     async def scenario(cache: ResponseCache, model: Slow) -> None:
         tasks = several(cache, 2)
