@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from gateway import plugin
-from gateway.config.settings import HeaderRules, ModelSettings, PathSettings, PluginSettings, Settings
+from gateway.config.settings import HeaderSettings, ModelSettings, PathSettings, PluginSettings, Settings
 from gateway.config.values import Network
 from gateway.core.dispatch import Directory
 from gateway.core.pick import make as make_policy
@@ -41,7 +41,7 @@ from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
 from gateway.edge.observe import Observe
 from gateway.edge.rescue import Rescue
-from gateway.edge.rewrite import RewriteHeaders, RewritePath
+from gateway.edge.rewrite import Rewrite
 from gateway.edge.split import ChooseVersion
 from gateway.edge.stick import Stick
 from gateway.edge.throttle import Throttle
@@ -120,14 +120,13 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
         is_host_kept=model.preserve_host,
         rng=runtime.rng,
     )
-    if model.headers.request != HeaderRules() or model.headers.response != HeaderRules():
-        app = RewriteHeaders(app, settings=model.headers)
-    if model.path != PathSettings():
-        app = RewritePath(app, settings=model.path)
+    if model.path != PathSettings() or model.headers != HeaderSettings():
+        app = Rewrite(app, path=model.path, headers=model.headers)
     app = Transform(app)
     app = ChooseVersion(app, rng=runtime.rng)
     if model.sticky is not None:
-        arms = [version for version, arm in model.versions.items() if arm.weight] or None
+        split = split_of(model)
+        arms = split.versions or [version for version in model.versions if version == split.default]
         app = Stick(app, settings=model.sticky, sessions=runtime.sessions, model=name, pools=pools, arms=arms)
     if model.body_bytes:
         app = BoundBody(app, bound=model.body_bytes)
