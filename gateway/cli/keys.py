@@ -15,8 +15,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gateway.cli.output import fail
 from gateway.config.document import read_document
@@ -76,13 +74,13 @@ def show_all(
         for key in found:
             typer.echo(msgspec.json.encode(_shown(key, now)))
         return
-    table = Table("ID", "NAME", "MODELS", "CREATED", "EXPIRES", "STATE", box=None, pad_edge=False)
+    rows = [("ID", "NAME", "MODELS", "CREATED", "EXPIRES", "STATE")]
     for key in found:
         expires = _day(key.expires) if key.expires else "never"
-        table.add_row(key.id, key.name, " ".join(key.models), _day(key.created), expires, key.state(now))
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    width = console.width if console.is_terminal else max(console.measure(table).maximum, 1)
-    console.print(table, width=width, no_wrap=not console.is_terminal, crop=False)
+        rows.append((key.id, key.name, " ".join(key.models), _day(key.created), expires, key.state(now)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @keys.command()

@@ -38,7 +38,7 @@ def issuers_are_careless(settings: Settings) -> Iterator[Finding]:
     for index, issuer in enumerate(settings.auth.jwt):
         path: Path = ("auth", "jwt", index)
         if not issuer.audience:
-            yield Finding((*path, "audience"), "without an audience, tokens meant for other services are taken too")
+            yield Finding((*path, "audience"), "without an audience, every token that names one is refused")
         url = urlsplit(issuer.jwks_url or "")
         if url.scheme == "http" and not is_private(url.hostname or ""):
             yield Finding((*path, "jwks_url"), "keys that come over http:// can be replaced on their way")

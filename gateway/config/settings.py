@@ -157,7 +157,7 @@ class Issuer(Strict):
     `jwks_url`, `jwks_file` and `public_key_file`."""
 
     issuer: Text = needed("What a token's `iss` must be, to the letter.")
-    audience: Audience = setting([], "Any of these must be in a token's `aud`; [] takes tokens meant for anybody.")
+    audience: Audience = setting([], "Any of these must be in a token's `aud`; [] takes tokens without one.")
     jwks_url: WebURL | None = setting(None, "Where its keys are published.")
     jwks_file: FilePath | None = setting(None, "A file of its keys, as a JSON Web Key Set.")
     public_key_file: FilePath | None = setting(None, "A file of its one public key, in PEM.")

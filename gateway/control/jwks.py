@@ -86,12 +86,14 @@ class Jwks:
         keys: Mapping[str, bytes] | None = None,
         client: httpx2.AsyncClient | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`publish` is awaited with all keys, by issuer, whenever any of them changes. `keys` are those known already:
         `load_files`, or what was published last. `client` is closed with us. Raises ValueError for an issuer that does
         not say, once, where its keys are."""
         self._publish = publish
         self._clock = clock
+        self._sleep = sleep
         self._client = client or httpx2.AsyncClient(follow_redirects=False, timeout=_TIMEOUT)
         self._sources = {entry.issuer: _source(entry) for entry in issuers}
         self._publishing = asyncio.Lock()
@@ -126,7 +128,7 @@ class Jwks:
             except Exception:  # a task's border: one issuer's trouble, or a full disk, does not end the others' news
                 _log.exception("the keys of %s could not be published", source.issuer)
                 delay = _RETRIES[0]
-            await asyncio.sleep(delay)
+            await self._sleep(delay)
 
     async def _update(self, source: _Source) -> float:
         """Read the source once -> seconds until it should be read again."""

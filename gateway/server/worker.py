@@ -115,8 +115,11 @@ class Worker:
             keys = KeyTable.from_wire(published.keys) if published.keys else EMPTY
         else:
             keys = runtime.keys.table
-        runtime.tokens = Tokens(settings.auth.jwt, published.jwks) if settings.auth.jwt else None
+        if runtime.tokens is None or settings.auth.jwt != self.settings.auth.jwt:
+            runtime.tokens = Tokens(settings.auth.jwt) if settings.auth.jwt else None
         runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
+        if runtime.tokens is not None:  # the same object: a request that waits for its issuer's new key holds it
+            runtime.tokens.adopt(published.jwks)
         runtime.keys.replace(keys)
         runtime.retain(set(published.slots))
 

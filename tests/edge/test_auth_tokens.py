@@ -1,0 +1,281 @@
+"""What an honest token is turned into, and that it is verified once."""
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.edge.tokens import Tokens, UnknownKid, header_value
+from gateway.errors import StoreUnavailable, Unauthenticated
+from tests.edge.auth_makers import (
+    ISSUER,
+    NOW,
+    Entry,
+    by,
+    claims,
+    compact,
+    ec_key,
+    ed_key,
+    jwk,
+    key_set,
+    make_tokens,
+    our_keys,
+    pem,
+    rsa_key,
+    rsa_token,
+    token,
+)
+
+
+def test_a_principal_is_its_issuer_and_subject() -> None:
+    principal = make_tokens().verify(token(), NOW)
+    assert (principal.id, principal.name, principal.kind) == (f"{ISSUER}|alice", "alice", "jwt")
+    assert principal.claims["aud"] == "models"
+    assert (principal.grants, principal.headers) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("claim", "grants"),
+    [
+        (["iris", "llama@fp8"], ("iris", "llama@fp8")),
+        ("iris llama@fp8", ("iris", "llama@fp8")),
+        ([], ()),
+        ("", ()),
+        (..., ()),
+        (None, ()),
+        (True, ()),
+        ({"iris": True}, ()),
+        (["iris", 1], ()),
+        (["m"] * 201, ()),
+    ],
+)
+def test_a_claim_of_models_grants_those_and_any_nonsense_in_it_grants_nothing(claim: Any, grants: Any) -> None:
+    tokens = make_tokens(Entry(models_claim="models"))
+    assert tokens.verify(token(models=claim), NOW).grants == grants
+
+
+def test_claims_become_headers() -> None:
+    tokens = make_tokens(Entry(claims_to_headers={"sub": "X-User", "roles": "x-roles", "team": "x-team"}))
+    assert tokens.identity_headers == {b"x-user", b"x-roles", b"x-team"}
+    principal = tokens.verify(token(roles=["admin", "dev"]), NOW)
+    assert principal.headers == ((b"x-user", b"alice"), (b"x-roles", b"admin,dev"))
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        ("Zoë", "Zoë".encode()),
+        ("two words", b"two words"),
+        (7, b"7"),
+        (0.5, b"0.5"),
+        (True, b"true"),
+        (False, b"false"),
+        (["a", "b"], b"a,b"),
+        ("root\r\nx-admin: 1", None),
+        ("root\r", None),
+        ("root\x00", None),
+        ("root\x85", None),
+        (" root", None),
+        ("root\u00a0", None),
+        ("\ud800", None),
+        ("", None),
+        (None, None),
+        ({"a": 1}, None),
+        ([], None),
+        (["a,b"], None),
+        (["a", "b\n"], None),
+        (["a", 1], None),
+        (["a", ["b"]], None),
+    ],
+)
+def test_a_claim_that_would_become_another_in_a_header_is_left_out(claim: Any, value: bytes | None) -> None:
+    assert header_value(claim) == value
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4))
+def test_no_claim_breaks_out_of_its_header(claim: Any) -> None:
+    value = header_value(claim)
+    assert value is None or (value == value.strip() and not any(byte < 0x20 or byte == 0x7F for byte in value))
+
+
+@pytest.mark.parametrize(
+    "name", ["host", "Content-Length", "transfer-encoding", "x-forwarded-for", "x_user", "x user", "", "authorization"]
+)
+def test_a_header_that_no_claim_may_set_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="claims_to_headers"):
+        make_tokens(Entry(claims_to_headers={"sub": name}))
+
+
+def test_an_issuer_has_one_entry() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Tokens([Entry(), Entry()])
+
+
+@pytest.mark.parametrize("algorithms", [("HS256",), ("none",), ("RS256", "HS256"), (), ("rs256",)])
+def test_only_signatures_by_public_keys_can_be_configured(algorithms: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="choose from"):
+        Tokens([Entry(algorithms=algorithms)])
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"])
+def test_one_rsa_key_serves_every_algorithm_that_is_allowed(algorithm: str) -> None:
+    entry = Entry(algorithms=("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"))
+    tokens = Tokens([entry], {ISSUER: key_set(jwk(rsa_key(), "RS256", kid="r1"), algorithms=entry.algorithms)})
+    presented = compact({"alg": algorithm, "kid": "r1"}, claims(), by(rsa_key(), algorithm))
+    assert tokens.verify(presented, NOW).name == "alice"
+
+
+def test_ed25519_is_understood() -> None:
+    entry = Entry(algorithms=("EdDSA",))
+    tokens = Tokens([entry], {ISSUER: key_set(jwk(ed_key(), "EdDSA", kid="d1"), algorithms=("EdDSA",))})
+    assert tokens.verify(compact({"alg": "EdDSA", "kid": "d1"}, claims(), by(ed_key(), "EdDSA")), NOW)
+
+
+@pytest.mark.parametrize("header", [{"alg": "RS256"}, {"alg": "RS256", "kid": "any"}])
+def test_a_key_from_a_pem_file_needs_no_id(header: dict[str, str]) -> None:
+    tokens = Tokens([Entry()], {ISSUER: pem(rsa_key())})
+    assert tokens.verify(compact(header, claims(), by(rsa_key(), "RS256")), NOW)
+    with pytest.raises(Unauthenticated):
+        tokens.verify(compact(header, claims(), by(rsa_key("mallory"), "RS256")), NOW)
+
+
+def test_an_issuer_without_an_audience_takes_only_tokens_for_nobody_else() -> None:
+    tokens = make_tokens(Entry(audience=()))
+    assert tokens.verify(token(aud=...), NOW)
+    with pytest.raises(Unauthenticated):
+        tokens.verify(token(aud="billing"), NOW)
+
+
+def test_keys_that_were_never_had_are_our_failure_and_not_the_callers() -> None:
+    with pytest.raises(StoreUnavailable):
+        Tokens([Entry()]).verify(token(), NOW)
+
+
+def test_keys_for_other_algorithms_than_now_allowed_are_as_good_as_none() -> None:
+    with pytest.raises(StoreUnavailable):
+        Tokens([Entry(algorithms=("EdDSA",))], {ISSUER: our_keys()}).verify(token(header={"alg": "EdDSA"}), NOW)
+
+
+# --- remembering ---
+
+
+class Counted(Tokens):
+    """Counts what is proved anew."""
+
+    proved = 0
+
+    def _prove(self, token: bytes) -> Any:
+        self.proved += 1
+        return super()._prove(token)
+
+
+def counted(**options: Any) -> Counted:
+    return Counted([Entry()], {ISSUER: our_keys()}, **options)
+
+
+def test_a_token_is_proved_once() -> None:
+    tokens = counted()
+    first = tokens.verify(token(), NOW)  # an ECDSA signature is another one each time
+    good = token()
+    assert tokens.verify(good, NOW) == tokens.verify(good, NOW + 1) == first
+    assert tokens.proved == 2
+
+
+def test_a_remembered_token_expires_like_any_other() -> None:
+    tokens, good = counted(), token()
+    assert tokens.verify(good, NOW + 3629)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated):
+            tokens.verify(good, NOW + 3630)
+    assert tokens.proved == 1
+
+
+def test_a_refused_token_is_not_remembered_as_good() -> None:
+    tokens, early = counted(), token(nbf=NOW + 100)
+    with pytest.raises(Unauthenticated):
+        tokens.verify(early, NOW)
+    assert tokens.verify(early, NOW + 100)
+
+
+def test_the_number_of_remembered_tokens_is_bounded_and_the_idlest_goes() -> None:
+    tokens = counted(remembered=2)
+    idle, busy, new = (token(sub=name) for name in ("idle", "busy", "new"))
+    for presented in (idle, busy, new, busy, new, busy):
+        tokens.verify(presented, NOW)
+    assert tokens.proved == 3
+    tokens.verify(idle, NOW)
+    assert tokens.proved == 4
+
+
+def test_a_withdrawn_key_is_believed_no_more_not_even_where_it_was_remembered() -> None:
+    tokens, good, other = make_tokens(), token(), rsa_token()
+    assert tokens.verify(good, NOW)
+    tokens.adopt({ISSUER: key_set(jwk(rsa_key(), "RS256", kid="r1"))})
+    with pytest.raises(UnknownKid):
+        tokens.verify(good, NOW)
+    assert tokens.verify(other, NOW)
+
+
+def test_the_same_keys_again_make_nobody_be_verified_again() -> None:
+    tokens, good = counted(), token()
+    tokens.verify(good, NOW)
+    tokens.adopt({ISSUER: our_keys(), "https://unknown.example/": b"whatever"})
+    tokens.verify(good, NOW)
+    assert tokens.proved == 1
+
+
+def test_the_state_can_be_seen_but_no_token() -> None:
+    tokens, good = make_tokens(), token()
+    tokens.verify(good, NOW)
+    assert "1 remembered" in repr(tokens)
+    assert good.decode() not in repr(tokens)
+
+
+# --- agreement with PyJWT, which has its own clock: every time here is seconds away from any border ---
+
+offsets = st.sampled_from([-7200, -60, -10, 10, 60, 7200])
+texts = st.sampled_from(["models", "billing", "", ISSUER, "https://mallory.example/"])
+payloads = st.fixed_dictionaries(
+    {"sub": st.sampled_from(["alice", "bob"])},
+    optional={
+        "exp": offsets,
+        "nbf": offsets,
+        "iat": offsets,
+        "iss": texts,
+        "aud": texts | st.lists(texts, max_size=2),
+        "jti": st.text("ab", max_size=2),
+        "x": st.integers(),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(payload=payloads, audience=st.sampled_from([(), ("models",), ("models", "billing")]), key=st.sampled_from("em"))
+def test_pyjwt_agrees(payload: dict[str, Any], audience: tuple[str, ...], key: str) -> None:
+    now = int(time.time())
+    dated = {name: now + value if name in ("exp", "nbf", "iat") else value for name, value in payload.items()}
+    private = ec_key() if key == "e" else ec_key("mallory")
+    presented = compact({"alg": "ES256", "kid": "e1"}, dated, by(private, "ES256"))
+    try:
+        expected = jwt.decode(
+            presented,
+            ec_key().public_key(),
+            algorithms=["ES256"],
+            audience=audience or None,
+            issuer=ISSUER,
+            leeway=30,
+            options={"require": ["exp", "iss", "sub"]},
+        )
+    except jwt.PyJWTError:
+        expected = None
+    assert seen(make_tokens(Entry(audience=audience)), presented, now) == expected
+
+
+def seen(tokens: Tokens, presented: bytes, now: float) -> Any:
+    try:
+        return tokens.verify(presented, now).claims
+    except Unauthenticated:
+        return None
