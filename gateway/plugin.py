@@ -252,10 +252,9 @@ def _check_options(use: str, make: Callable[..., Any], options: Mapping[str, Any
     if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise PluginError(f"{use} does not take the next app as its first argument: it is not an ASGI middleware")
     named = {p.name: p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for name in options:
-            if name not in named:
-                raise PluginError(f"{use} has no option {name!r}{_nearest(name, named)}")
+    unknown = [name for name in options if name not in named]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise PluginError(f"{use} has no option {unknown[0]!r}{_nearest(unknown[0], named)}")
     missing = [repr(name) for name, p in named.items() if p.default is p.empty and name not in options]
     if missing:
         raise PluginError(f"{use} needs the option {' and '.join(missing)}")

@@ -98,21 +98,18 @@ class RequestValidator:
 
     def _must_read(self, scope: Scope) -> bool:
         """True for a JSON body, False for no body and for one that is accepted unread. Raises UnsupportedMedia."""
-        kind, coding, has_body = b"", b"identity", scope["method"] in _WITH_BODY
+        fields: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name == b"content-type":
-                kind += value.partition(b";")[0].strip().lower()  # given twice, it is no known one
-            elif name == b"content-encoding":
-                coding = value.strip().lower()
-            elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-                has_body = True
-        if not has_body:
+            fields[name] = fields[name] + b"\n" + value if name in fields else value
+        is_empty = b"transfer-encoding" not in fields and fields.get(b"content-length", b"0") == b"0"
+        if is_empty and scope["method"] not in _WITH_BODY:
             return False
-        if kind not in self.content_types:
+        kind = fields.get(b"content-type", b"").lower().split(b";")[0].strip()
+        if kind not in self.content_types or b"\n" in fields[b"content-type"]:  # given twice, it is none
             raise UnsupportedMedia(f"The body's Content-Type must be {_either(self.content_types)}.")
         if kind != b"application/json" and not kind.endswith(b"+json"):
             return False
-        if coding != b"identity":
+        if fields.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMedia("A compressed body cannot be checked: send it without Content-Encoding.")
         return True
 

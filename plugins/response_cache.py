@@ -16,7 +16,7 @@ from math import inf
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ClientLeft
-from gateway.model import Exchange, Header
+from gateway.model import Exchange, Header, Principal
 from gateway.plugin import exchange_of, parse_duration, parse_size, read_body
 from plugins.answers import Answer, Freshness, Store, directives, seconds
 
@@ -135,22 +135,21 @@ class ResponseCache:
 
     def _key(self, scope: Scope, exchange: Exchange, body: bytes) -> bytes:
         """Everything that the answer may depend on. Lengths are part of it, so that no field can pose as another."""
-        route, principal = exchange.route, exchange.principal
         found: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in self.key_fields:
                 found[name] = found[name] + b"," + value if name in found else value
-        parts: list[bytes | None] = [
+        parts = [
             scope["method"].encode(),
             exchange.path,
             scope.get("raw_path") or scope["path"].encode(),
             scope["query_string"],
-            route.name.encode() if route is not None else None,
+            exchange.route.name.encode() if exchange.route is not None else None,
             exchange.version.encode() if exchange.version is not None else None,
-            *(found.get(name) for name in self.key_fields),
+            *map(found.get, self.key_fields),
         ]
         if not self.shared:
-            parts += [principal.id.encode(), *(part for header in principal.headers for part in header)]
+            parts += _identity(exchange.principal)
         digest = blake2b(digest_size=32)
         for part in parts:
             digest.update(b"-:" if part is None else b"%d:%b" % (len(part), part))
@@ -260,6 +259,11 @@ class Flight:
         self.headers = None
         self.chunks.clear()
         self.land(Landing.ALONE)
+
+
+def _identity(principal: Principal) -> list[bytes | None]:
+    """Who asks, and what the upstream is told of it."""
+    return [principal.id.encode(), *(part for header in principal.headers for part in header)]
 
 
 def _settle(future: asyncio.Future[Landing], landing: Landing) -> None:

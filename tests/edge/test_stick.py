@@ -19,6 +19,16 @@ TTL = 3600.0
 URLS = ["http://10.0.0.1:80", "http://10.0.0.2:80", "http://10.0.0.3:80"]
 
 
+async def answer(exchange: Exchange, send: Any) -> None:
+    """As forward answers, once the head of the upstream's answer is there."""
+    headers = [(b"a", b"b")]
+    for edit in reversed(exchange.answer_edits):
+        headers = edit(headers)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    await send({"type": "http.response.body", "body": b"y"})
+
+
 class Place:
     """Three endpoints of two versions; what comes after the layer goes where it is told, or where the session wants."""
 
@@ -51,9 +61,7 @@ class Place:
             raise NoEndpoint
         else:
             exchange.endpoint = self.endpoints[index]
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
-        await send({"type": "http.response.body", "body": b"x", "more_body": True})
-        await send({"type": "http.response.body", "body": b"y"})
+        await answer(exchange, send)
 
     def visit(self, *cookies: str, **fields: Any) -> tuple[Exchange, str | None]:
         """One request; where it went, and the Set-Cookie of its answer."""
@@ -274,13 +282,11 @@ def test_an_answer_that_no_endpoint_gave_sets_no_cookie() -> None:
     with pytest.raises(NoEndpoint):
         place.visit()
 
-    async def cached(scope: Any, receive: Any, send: Any) -> None:
+    async def no_endpoint(scope: Any, receive: Any, send: Any) -> None:
         scope["exchange"].pool = place.pools["v1"]
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
-        await send({"type": "http.response.body", "body": b"x", "more_body": True})
-        await send({"type": "http.response.body", "body": b"y"})
+        await answer(scope["exchange"], send)
 
-    place.layer.app = cached
+    place.layer.app = no_endpoint
     assert place.visit()[1] is None
 
 
