@@ -199,6 +199,6 @@ def _either(kinds: Iterable[bytes]) -> str:
 
 
 def _names(option: str, names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) and name.isascii() for name in names):
+    if isinstance(names, str) or not all(isinstance(name, str) and name and name.isascii() for name in names):
         raise TypeError(f"`{option}` must be a list of names, not {names!r}")
     return tuple(names)

@@ -272,6 +272,6 @@ def _settle(future: asyncio.Future[Landing], landing: Landing) -> None:
 
 
 def _names(option: str, names: Sequence[str]) -> list[str]:
-    if isinstance(names, str) or not all(isinstance(name, str) and name.isascii() for name in names):
+    if isinstance(names, str) or not all(isinstance(name, str) and name and name.isascii() for name in names):
         raise TypeError(f"`{option}` must be a list of names, not {names!r}")
     return list(names)

@@ -222,6 +222,7 @@ def test_a_schema_may_be_a_file(tmp_path: Path) -> None:
         ({"schema": __file__}, "is not JSON"),
         ({"schema": 3}, "`schema` must be"),
         ({"required": "model"}, "`required` must be a list"),
+        ({"content_types": [""]}, "`content_types` must be a list"),
         ({"content_types": []}, "`content_types` is empty"),
         ({"max_tokens_cap": 0}, "`max_tokens_cap`"),
         ({"max_tokens_cap": True}, "`max_tokens_cap`"),
