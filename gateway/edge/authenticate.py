@@ -87,7 +87,8 @@ class Authenticate:
             name = header[0]
             if name in harmless:
                 kept.append(header)
-            elif name in CREDENTIALS:
+                continue
+            if name in CREDENTIALS:
                 offered.append(header)
             elif self._names.may_pass(name):
                 kept.append(header)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.edge.tokens import Tokens, UnknownKid, header_value
+from gateway.edge.claims import header_value
+from gateway.edge.tokens import Tokens, UnknownKid
 from gateway.errors import StoreUnavailable, Unauthenticated
 from tests.edge.auth_makers import (
     ISSUER,

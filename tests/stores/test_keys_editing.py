@@ -241,7 +241,7 @@ def test_keys_made_at_the_same_time_are_all_kept(path: Path) -> None:
 
 def test_a_lock_that_is_never_released_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editor, "LOCK_SECONDS", 0.05)
-    with edit(path), pytest.raises(TimeoutError, match="locked by another command"):
+    with pytest.raises(TimeoutError, match="locked by another command"), edit(path):
         make(path)
 
 

@@ -1,0 +1,86 @@
+"""What the claims of a proved token mean: until when, who, what for, and what the model server is told of them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from gateway.errors import Unauthenticated
+from gateway.model import Header, Principal
+
+_LONGEST_SUBJECT = 255  # OpenID Connect Core, 2
+_MOST_GLOBS = 200  # each costs up to 50 us where it is first asked
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What one issuer's tokens must be like."""
+
+    issuer: str
+    audience: tuple[str, ...]
+    algorithms: frozenset[str]
+    leeway: float
+    models_claim: str | None
+    headers: tuple[tuple[str, bytes], ...]  # claim, field name
+
+
+def valid_until(claims: Mapping[str, Any], now: float, leeway: float) -> float:
+    """Until when the token is valid, in seconds since the epoch (RFC 7519, 4.1.4 to 4.1.6)."""
+    until = _number(claims["exp"]) + leeway
+    if now >= until:
+        refuse("expired")
+    if any(_number(claims[name]) > now + leeway for name in ("nbf", "iat") if name in claims):
+        refuse("not yet valid")
+    return until
+
+
+def _number(value: Any) -> float:
+    """RFC 7519, 2: a NumericDate is a JSON number, nothing that only looks like one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -(2**53) < value < 2**53:
+        refuse("a time is not a number")
+    return value
+
+
+def principal_of(trust: Trust, claims: Mapping[str, Any]) -> Principal:
+    subject = claims["sub"]
+    if not subject or len(subject) > _LONGEST_SUBJECT or not subject.isprintable():
+        refuse("its subject cannot be logged")
+    texts = ((name, header_value(claims.get(claim))) for claim, name in trust.headers)
+    headers: tuple[Header, ...] = tuple((name, text) for name, text in texts if text is not None)
+    grants = None if trust.models_claim is None else _globs(claims.get(trust.models_claim))
+    return Principal(f"{trust.issuer}|{subject}", subject, "jwt", grants, claims, headers)
+
+
+def _globs(claim: Any) -> tuple[str, ...]:
+    """A list of texts, or one text with spaces between, as OAuth's scopes have it. Anything else grants nothing."""
+    globs = claim.split() if isinstance(claim, str) else claim
+    if not isinstance(globs, list) or len(globs) > _MOST_GLOBS or not all(isinstance(glob, str) for glob in globs):
+        return ()
+    return tuple(globs)
+
+
+def header_value(claim: Any) -> bytes | None:
+    """A claim as a field's value, in UTF-8; None for what cannot be one without becoming another.
+
+    `"root\\r"`, `" root"` and `["a,b"]` are not repaired: what is left out grants nothing, what is repaired might.
+    """
+    if isinstance(claim, list):
+        items = [_text_value(item) for item in claim if "," not in str(item)]
+        texts = [item for item in items if item is not None]
+        return b",".join(texts) if texts and len(texts) == len(claim) else None
+    return json.dumps(claim).encode() if isinstance(claim, (bool, int, float)) else _text_value(claim)
+
+
+def _text_value(claim: Any) -> bytes | None:
+    is_plain = isinstance(claim, str) and claim and claim.isprintable() and claim == claim.strip()
+    return claim.encode() if is_plain else None
+
+
+def refusal(reason: str) -> Unauthenticated:
+    error = Unauthenticated()
+    error.add_note(f"a token {reason}")
+    return error
+
+
+def refuse(reason: str) -> NoReturn:
+    raise refusal(reason)
