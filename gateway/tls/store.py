@@ -2,7 +2,8 @@
 
 A handshake begins on one context, made before the workers fork and never replaced: its callback exchanges the context
 for that of the host asked for. OpenSSL keeps using the session ticket key of the first context, so tickets, if they are
-on, outlive reloads and are understood by every worker. A connection keeps what it began with.
+on, outlive reloads and are understood by every worker, and one of a host resumes for another: whoever asks clients for
+certificates by host must leave them off. A connection keeps what it began with.
 """
 
 import logging

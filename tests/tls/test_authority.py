@@ -74,6 +74,12 @@ def test_nobody_else_can_read_the_keys(tmp_path: Path) -> None:
     assert mode(tmp_path / "dev-ca") == 0o700
 
 
+def test_a_folder_for_the_ca_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    (tmp_path / "dev-ca").mkdir(mode=0o755)
+    authority.ensure(tmp_path)
+    assert mode(tmp_path / "dev-ca") == 0o700
+
+
 def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
     authority.ensure(tmp_path)
     before = content(tmp_path)
