@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
 
 Header = tuple[bytes, bytes]
+Edit = Callable[[list[Header]], list[Header]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "allowed_versions", "answer_headers", "attempts", "body", "bytes_in", "bytes_out", "client_ip", "departed",
-        "endpoint", "error", "fields", "first_byte", "is_trusted", "limit_verdict", "named", "on_leave", "path", "pool",
-        "preferred", "principal", "request_id", "route", "started", "status", "target", "version", "wire_counts",
+        "allowed_versions", "answer_edits", "answer_headers", "attempts", "body", "bytes_in", "bytes_out",
+        "client_ip", "departed", "endpoint", "error", "fields", "first_byte", "is_trusted", "limit_verdict", "named",
+        "on_leave", "path", "pool", "preferred", "principal", "request_id", "route", "started", "status", "target",
+        "version", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
@@ -74,6 +76,7 @@ class Exchange:
         self.path = b""  # raw path the upstream will see; the query stays in the scope
         self.body: bytes | None = None  # the whole body, where a layer had to read it
         self.answer_headers: list[Header] = []  # what layers add to whatever answer is given
+        self.answer_edits: list[Edit] = []  # what layers do to the fields of the upstream's answer, outermost first
         self.limit_verdict = ""  # admitted | limited; "" where nothing limits
         self.attempts = 0
         self.status = 0

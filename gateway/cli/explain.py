@@ -20,7 +20,7 @@ from gateway.core.pick import make as make_policy
 from gateway.core.snapshot import Pool
 from gateway.edge.hashkey import key_of
 from gateway.edge.match import BODY_METHODS, model_in
-from gateway.edge.rewrite import RewritePath
+from gateway.edge.rewrite import PathRules
 from gateway.edge.transform import rename
 from gateway.errors import GatewayError
 from gateway.model import Exchange, Header
@@ -132,7 +132,7 @@ def _upstream(target: Target, version: str, model: ModelSettings, scope: dict[st
     arm = model.versions[version]
     served = arm.served_as.model or target.model
     path = as_served(target, served, arm.served_as.version or target.version)
-    path = RewritePath(_nowhere, settings=model.path).rewritten(path)
+    path = PathRules(model.path).apply(path)
     yield f"path       {path.decode('latin-1')}  (as the upstream sees it)"
     if target.is_in_body and target.named and target.named != served:
         yield f"body       {rename(body, served).decode('utf-8', 'replace')[:200]}  (renamed)"
@@ -156,7 +156,3 @@ def _endpoint(arm: VersionSettings, model: ModelSettings, scope: dict[str, Any])
     chosen = pool.policy.pick(candidates, key, 0.0, Random())
     because = f"{balance.policy} of {len(candidates)}" + (f", hashing {key.decode('latin-1')!r}" if read else "")
     yield f"endpoint   {chosen.url}  ({because}, if all are up and idle)"
-
-
-async def _nowhere(scope: Any, receive: Any, send: Any) -> None:
-    """The end of a chain that is never walked."""

@@ -1,8 +1,8 @@
 """Header fields: which travel, which are ours, and the rules of a route. Fields are (lower-case name, value) bytes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from gateway.model import Header
+from gateway.model import Edit, Header
 
 # RFC 9110, 7.6.1, and what RFC 2616 and practice (Proxy-Connection, Keep-Alive) add. TE too: we send no trailers on.
 HOP_BY_HOP = frozenset(
@@ -23,8 +23,6 @@ REPLACED_UPSTREAM = frozenset(
 
 # Never nominated by Connection: naming them would strip what the next hop needs (the "hop-by-hop abuse" attack).
 _PROTECTED = frozenset((b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"via"))
-
-Edit = Callable[[list[Header]], list[Header]]
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:

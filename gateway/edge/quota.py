@@ -1,71 +1,28 @@
-"""A limit of a route, compiled: whose bucket a request takes from, what that costs, and how its state is told.
+"""Token buckets of a route, compiled: whose bucket a request takes from, what that costs, what a refusal says."""
 
-The fields are the IETF's `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11), which name
-every limit, and the `x-ratelimit-*` that OpenAI sends and its clients read, which tell of the tightest one.
-"""
-
+import logging
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
-from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import Any
+from math import ceil
+from random import Random
+from typing import Any, NamedTuple
 
 import limits
 from starlette.types import Scope
 
 from gateway.config.settings import LimitSettings
-from gateway.core.headers import get
 from gateway.core.limiter import SECOND
-from gateway.model import Exchange, Header
+from gateway.edge.caller import Places
+from gateway.edge.fields import Fields
+from gateway.errors import StoreUnavailable, TooManyRequests
+from gateway.model import Exchange
 from gateway.stores.buckets import limit_of
 
-_MEMO = 16_384  # callers whose place is remembered, for each limit; all are forgotten when it is full
-_IP = "ip:"
+_log = logging.getLogger("gateway.limits")
 
-Who = Callable[[Exchange, Scope], str]
+_JITTER = 0.1  # of a wait, at most: callers that were refused together do not come back together
+_NOTE_SECONDS = 10  # between two log lines of a dry run
 
-
-def _key(exchange: Exchange, scope: Scope) -> str:
-    """The API key or the subject; callers without one have a bucket for each address."""
-    principal = exchange.principal
-    return principal.id if principal.kind != "anonymous" else _IP + exchange.client_ip
-
-
-def _principal(exchange: Exchange, scope: Scope) -> str:
-    """As above, but all callers without credentials are one."""
-    return exchange.principal.id
-
-
-def _ip(exchange: Exchange, scope: Scope) -> str:
-    return _IP + exchange.client_ip
-
-
-def _model(exchange: Exchange, scope: Scope) -> str:
-    return ""
-
-
-def _header(name: str) -> Who:
-    """The value of a field; requests without it share one bucket."""
-    field = name.lower().encode("latin-1")
-
-    def header(exchange: Exchange, scope: Scope) -> str:
-        value = get(scope["headers"], field) or b""
-        return value.decode("latin-1") if len(value) <= 64 else blake2b(value, digest_size=16).hexdigest()
-
-    return header
-
-
-_WHO: dict[str, Who] = {"key": _key, "principal": _principal, "ip": _ip, "model": _model}
-
-
-def network_of(who: str) -> str:
-    """One caller for a whole IPv6 /64, which is what one subscriber has at least (RFC 6177): its addresses are free."""
-    try:
-        address = ip_address(who.removeprefix(_IP))
-    except ValueError:
-        return who
-    if not isinstance(address, IPv6Address):
-        return who
-    return f"{_IP}{address.ipv4_mapped or IPv6Network((address, 64), strict=False)}"
+Clock = Callable[[], int]
 
 
 class Quota:
@@ -73,87 +30,109 @@ class Quota:
     reload keeps the buckets of limits that stay as they are."""
 
     def __init__(self, settings: LimitSettings, model: str, store: Any, tag: str | None) -> None:
-        self.item = limits.parse(settings.rate)
+        """`tag` as for the store's places; None: each caller is a tag of its own."""
+        self.item = limits.parse(settings.rate or "")
         self.limit = limit_of(self.item, settings.burst)
-        self.per = settings.per
-        self.on_store_error = settings.on_store_error
-        kind, _, name = settings.per.partition(":")
-        self.who = _header(name) if kind == "header" else _WHO[kind]
-        self.is_address = kind in ("ip", "key")
+        self.unit = settings.unit
+        self.settings = settings
         self.model = model
-        self.store = store
-        self.tag = tag  # None: each caller is a tag of its own
-        self.places: dict[str, Any] = {}
-
-    def place(self, exchange: Exchange, scope: Scope) -> Any:
-        """Where the bucket of this request's caller is."""
-        who = self.who(exchange, scope)
-        place = self.places.get(who)
-        if place is None:
-            if len(self.places) >= _MEMO:
-                self.places.clear()
-            key = self.key(who)
-            place = self.places[who] = self.store.place(key, key if self.tag is None else self.tag)
-        return place
+        self.place = Places(settings.per, lambda who: store.place(self.key(who), tag or self.key(who)))
 
     def key(self, who: str) -> str:
         """The bucket's name, in the form that the `limits` package gives to its keys."""
-        who = network_of(who) if self.is_address and who.startswith(_IP) else who
-        return self.item.key_for(self.model, self.per, who, self.limit.burst)
+        return self.item.key_for(self.model, self.settings.per, self.unit, who, self.limit.burst)
 
     def __repr__(self) -> str:
-        return f"<Quota {self.item!r} burst={self.limit.burst} per {self.per} of {self.model}>"
+        return (
+            f"<Quota {self.item!r} of {self.unit}, burst {self.limit.burst}, per {self.settings.per} of {self.model}>"
+        )
 
 
-class Fields:
-    """The fields of an answer for some quotas. Everything that does not change is made once."""
+class Taken(NamedTuple):
+    """What a bundle has taken, and where: a store, its places (None: not counted), what each would owe."""
 
-    def __init__(self, quotas: Sequence[Quota]) -> None:
-        self.limits = [quota.limit for quota in quotas]
-        names = ["default"] if len(quotas) == 1 else [f"requests-{i}" for i in range(1, len(quotas) + 1)]
-        policies = [
-            f'"{name}";q={quota.limit.amount};w={quota.limit.period}' for name, quota in zip(names, quotas, strict=True)
-        ]
-        self.policy = (b"ratelimit-policy", ", ".join(policies).encode())
-        self.members = [f'"{name}";r=%d;t=%d'.encode() for name in names]
-        self.bursts = [(b"x-ratelimit-limit-requests", b"%d" % quota.limit.burst) for quota in quotas]
-
-    def admitted(self, debts: Sequence[int]) -> list[Header]:
-        """For an answer to a request that has been admitted, leaving the buckets with these debts (nanoseconds)."""
-        if len(debts) == 1:
-            return self._of(0, debts[0], (debts[0] + SECOND - 1) // SECOND)
-        return self._tell(debts, [(debt + SECOND - 1) // SECOND for debt in debts])
-
-    def refused(self, debts: Sequence[int], resets: Sequence[int]) -> list[Header]:
-        """For a refusal. `resets` are seconds: a refusing limit's is its Retry-After, as the draft asks."""
-        return self._tell(debts, resets)
-
-    def _tell(self, debts: Sequence[int], resets: Sequence[int]) -> list[Header]:
-        remaining = [limit.remaining(debt) for limit, debt in zip(self.limits, debts, strict=True)]
-        tightest = remaining.index(min(remaining))
-        fields = self._of(tightest, debts[tightest], resets[tightest])
-        told = zip(self.members, remaining, resets, strict=True)
-        fields[1] = (b"ratelimit", b", ".join([member % (left, reset) for member, left, reset in told]))
-        return fields
-
-    def _of(self, index: int, debt: int, reset: int) -> list[Header]:
-        left = self.limits[index].remaining(debt)
-        return [
-            self.policy,
-            (b"ratelimit", self.members[index] % (left, reset)),
-            self.bursts[index],
-            (b"x-ratelimit-remaining-requests", b"%d" % left),
-            (b"x-ratelimit-reset-requests", duration(debt)),
-        ]
+    store: Any
+    places: Sequence[Any]
+    debts: Sequence[int]
 
 
-def duration(nanoseconds: int) -> bytes:
-    """As Go writes durations and OpenAI its resets: `250ms`, `8s`, `6m0s`, `1h0m5s`; rounded up."""
-    if 0 < nanoseconds < SECOND:
-        return b"%dms" % -(-nanoseconds // 1_000_000)
-    seconds = -(-nanoseconds // SECOND)
-    if seconds < 60:
-        return b"%ds" % seconds
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%ds" % (hours, minutes, seconds) if hours else b"%dm%ds" % (minutes, seconds)
+class Bundle:
+    """Limits that are taken together or not at all; for a dry run, one limit that refuses nobody."""
+
+    def __init__(self, quotas: Sequence[Quota], clock: Clock, *, is_trial: bool = False) -> None:
+        self.quotas = quotas
+        self.clock = clock
+        self.is_trial = is_trial
+        self.prices = [quota.limit.price for quota in quotas]
+        self.windows = [quota.limit.window for quota in quotas]
+        self.fields = Fields([(quota.limit, quota.unit) for quota in quotas])
+        self.noted = 0  # dry run: requests that would have been refused since the last line
+        self.noted_at = 0
+
+    def costs(self, tokens: int) -> list[int]:
+        """What a request of about so many tokens reserves: never more than a full bucket has, or it could never be
+        admitted; what it really took is settled afterwards."""
+        return [min(tokens, quota.limit.burst) if quota.unit == "tokens" else 1 for quota in self.quotas]
+
+    def priced(self, costs: Sequence[int]) -> list[int]:
+        return [cost * price for cost, price in zip(costs, self.prices, strict=True)]
+
+    async def ask(
+        self, store: Any, places: Sequence[Any], prices: Sequence[int], callers: Callable[[], list[str]]
+    ) -> Taken:
+        """Take from a store that must be awaited; while it is away, do as each limit's `on_store_error` says.
+        Raises StoreUnavailable if one fails closed."""
+        try:
+            return Taken(store, places, await store.take(places, prices, self.windows))
+        except StoreUnavailable:
+            modes = [quota.settings.on_store_error for quota in self.quotas]
+            if "closed" in modes and not self.is_trial:
+                raise
+        local, names = store.local, callers()
+        counted = [i for i, mode in enumerate(modes) if mode == "local"]
+        found: list[Any] = [None] * len(modes)
+        debts = [0] * len(modes)
+        for i in counted:
+            found[i] = local.place(self.quotas[i].key(names[i]))
+        if counted:
+            mine = [found[i] for i in counted], [prices[i] for i in counted], [self.windows[i] for i in counted]
+            for i, debt in zip(counted, local.take(*mine, self.clock()), strict=True):
+                debts[i] = debt
+        return Taken(local, found, debts)
+
+    def settle(self, taken: Taken, corrections: Sequence[int]) -> None:
+        """Charge (or give back, if negative) tokens that were not (or too many) reserved."""
+        now = () if taken.store.is_remote else (self.clock(),)
+        for quota, place, correction in zip(self.quotas, taken.places, corrections, strict=True):
+            if quota.unit == "tokens" and place is not None and correction:
+                taken.store.settle(place, correction * quota.limit.price, *now)
+
+    def callers(self, exchange: Exchange, scope: Scope) -> list[str]:
+        """The name of each limit's caller."""
+        return [quota.place.name(quota.place.who(exchange, scope)) for quota in self.quotas]
+
+    def refusal(self, debts: Sequence[int], prices: Sequence[int], rng: Random) -> TooManyRequests:
+        """The 429, whose Retry-After is never shorter than the true wait. Nothing was taken from any bucket."""
+        before, resets, wait, slowest = [], [], 0.0, self.quotas[0]
+        for debt, price, quota in zip(debts, prices, self.quotas, strict=True):
+            before.append(max(debt - price, 0))
+            over = quota.limit.wait(debt)
+            resets.append(over if over else before[-1] / SECOND)
+            if over > wait:
+                wait, slowest = over, quota
+        retry_after = max(1, ceil(wait * (1 + _JITTER * rng.random())))
+        told = [retry_after if over >= wait else ceil(over) for over in resets]
+        unit = "" if slowest.unit == "requests" else f" {slowest.unit}"
+        rate = repr(slowest.item).replace(" per ", f"{unit} per ", 1)
+        return TooManyRequests(
+            f"Too many requests: the limit is {rate}. Try again in {retry_after} s.",
+            headers=[(b"retry-after", b"%d" % retry_after), *self.fields.refused(before, told)],
+        )
+
+    def note(self, exchange: Exchange) -> None:
+        """A dry run would have refused: say so, now and then."""
+        self.noted += 1
+        now = self.clock()
+        if now - self.noted_at >= _NOTE_SECONDS * SECOND:
+            _log.warning("dry run: %r would have refused %s (%d requests)", self.quotas[0], exchange, self.noted)
+            self.noted, self.noted_at = 0, now

@@ -2,31 +2,25 @@
 
 import re
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import HeaderSettings, PathSettings
-from gateway.core.headers import Edit, compile_edit
+from gateway.core.headers import compile_edit
 from gateway.core.paths import normalise
 from gateway.model import Exchange
 
 
-class RewritePath:
+class PathRules:
     """strip_prefix, then regex, then add_prefix, on the path that goes upstream."""
 
-    def __init__(self, app: ASGIApp, *, settings: PathSettings) -> None:
-        self.app = app
+    def __init__(self, settings: PathSettings) -> None:
         self.strip = settings.strip_prefix.rstrip("/").encode()
         self.add = settings.add_prefix.rstrip("/").encode()
         self.pattern = re.compile(settings.regex.pattern.encode()) if settings.regex else None
         self.replace = settings.regex.replace.encode() if settings.regex else b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope["exchange"]
-        exchange.path = self.rewritten(exchange.path)
-        await self.app(scope, receive, send)
-
-    def rewritten(self, path: bytes) -> bytes:
-        """The path under the route's rules, in normal form."""
+    def apply(self, path: bytes) -> bytes:
+        """The path under the rules, in normal form."""
         end = len(self.strip)
         if self.strip and path.startswith(self.strip) and path[end : end + 1] in (b"", b"/"):
             path = path[end:] or b"/"
@@ -35,30 +29,21 @@ class RewritePath:
         return self.add + path if self.add else path
 
 
-class RewriteHeaders:
-    """The route's rules for request and response fields."""
+class Rewrite:
+    """The route's rules for the request, here, and for the upstream's answer, when its head comes."""
 
-    def __init__(self, app: ASGIApp, *, settings: HeaderSettings) -> None:
+    def __init__(self, app: ASGIApp, *, path: PathSettings, headers: HeaderSettings) -> None:
         self.app = app
-        self.request = _edit(settings, "request")
-        self.response = _edit(settings, "response")
+        self.path = PathRules(path).apply
+        request, response = headers.request, headers.response
+        self.request = compile_edit(request.set, request.add, request.remove)
+        self.response = compile_edit(response.set, response.add, response.remove)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        exchange.path = self.path(exchange.path)
         if self.request is not None:
             scope["headers"] = self.request(scope["headers"])
-        response = self.response
-        if response is None:
-            await self.app(scope, receive, send)
-            return
-
-        async def edited(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = response(list(message.get("headers", ())))
-            await send(message)
-
-        await self.app(scope, receive, edited)
-
-
-def _edit(settings: HeaderSettings, side: str) -> Edit | None:
-    rules = getattr(settings, side)
-    return compile_edit(rules.set, rules.add, rules.remove)
+        if self.response is not None:
+            exchange.answer_edits.append(self.response)
+        await self.app(scope, receive, send)

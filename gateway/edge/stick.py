@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import StickySettings
 from gateway.core.endpoint import Endpoint, Health
@@ -74,15 +74,15 @@ class Stick:
         if visit.version is not None:
             self.steer(exchange, visit.version, visit.endpoint)
 
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                cookie = self.due(scope, visit, now)
-                if cookie is not None:
-                    message["headers"] = [*message.get("headers", ()), cookie]
-                    exchange.answer_headers.append(cookie)  # so that a cache above knows it for ours
-            await send(message)
+        def mark(headers: list[Header]) -> list[Header]:
+            cookie = self.due(scope, visit, now)
+            if cookie is not None:
+                headers.append(cookie)
+                exchange.answer_headers.append(cookie)  # so that a cache above knows it for ours
+            return headers
 
-        await self.app(scope, receive, marked)
+        exchange.answer_edits.append(mark)
+        await self.app(scope, receive, send)
 
     def recall(self, scope: Scope, now: float) -> Visit:
         """Take our cookie out of the request, and say what it says."""

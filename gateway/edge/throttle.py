@@ -1,29 +1,30 @@
-"""Per-caller token buckets: 429 with Retry-After for who asks too often.
+"""Token buckets for each caller: 429 with Retry-After for who asks too often.
 
-A request takes one token of every limit of its model, or of none. A store on this machine answers at once, so that
-admission costs no await; only one elsewhere (`redis://`) is waited for, and while it is away each limit does as its
+A request takes from every limit of its model, or from none. A store on this machine answers at once, so that admission
+costs no await; only one elsewhere (`redis://`) is waited for, and while it is away each limit does as its
 `on_store_error` says: `local` counts on this machine instead, `open` admits, `closed` answers 503.
+
+A limit in tokens reserves an estimate at admission and is settled when the answer has ended (`usage.py`).
 """
 
 import time
-from collections.abc import Callable, Sequence
-from math import ceil
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import LimitSettings
-from gateway.core.limiter import SECOND
-from gateway.edge.quota import Fields, Quota
-from gateway.errors import StoreUnavailable, TooManyRequests
+from gateway.edge.quota import Bundle, Clock, Quota, Taken
+from gateway.edge.usage import Usage, estimate
 from gateway.model import Exchange
-
-_JITTER = 0.1  # of a wait, at most: callers that were refused together do not come back together
 
 
 class Throttle:
-    """`store` is a TokenBucketSupport or AsyncTokenBucketSupport; the latter has a `local` one to fall back to."""
+    """`limits` are those that have a `rate`. `store` is a TokenBucketSupport or an AsyncTokenBucketSupport; the latter
+    has a `local` one to fall back to. `clock` says nanoseconds.
+
+    `Exchange.limit_verdict` becomes admitted, limited, would_limit (a dry run) or store_down (admitted without it)."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Throttle:
         limits: Sequence[LimitSettings],
         model: str,
         store: Any,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Clock = time.monotonic_ns,
         rng: Random | None = None,
     ) -> None:
         self.app = app
@@ -41,59 +42,71 @@ class Throttle:
         self.rng = rng or Random()
         tag = None if len({each.per for each in limits}) == 1 else model
         compiled = [Quota(each, model, store, tag) for each in limits]
-        self.quotas = list({quota.key(""): quota for quota in compiled}.values())  # the same limit twice is one bucket
-        self.prices = [quota.limit.price for quota in self.quotas]
-        self.windows = [quota.limit.window for quota in self.quotas]
-        self.fields = Fields(self.quotas)
+        quotas = list({quota.key(""): quota for quota in compiled}.values())  # the same limit twice is one bucket
+        enforced = [quota for quota in quotas if not quota.settings.dry_run]
+        self.bundles = [Bundle(enforced, clock)] if enforced else []
+        self.bundles += [Bundle([quota], clock, is_trial=True) for quota in quotas if quota.settings.dry_run]
+        self.is_metered = any(quota.unit == "tokens" for quota in quotas)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
-        places = [quota.place(exchange, scope) for quota in self.quotas]
         exchange.limit_verdict = "admitted"
-        if self.store.is_remote:
-            try:
-                debts = await self.store.take(places, self.prices, self.windows)
-            except StoreUnavailable:
-                debts = self._decide_without_store(exchange, scope)
-        else:
-            debts = self.store.take(places, self.prices, self.windows, self.clock())
-        for debt, window in zip(debts, self.windows):  # noqa: B905  one of each per limit
-            if debt > window:
-                exchange.limit_verdict = "limited"
-                raise self._refusal(debts)
-        exchange.answer_headers += self.fields.admitted(debts)
+        if self.is_metered:
+            await self._meter(scope, receive, send)
+            return
+        for bundle in self.bundles:
+            places = [quota.place(exchange, scope) for quota in bundle.quotas]
+            if self.store.is_remote:
+                taken = await self._ask(bundle, places, bundle.prices, scope)
+                debts = taken.debts
+            else:
+                debts = self.store.take(places, bundle.prices, bundle.windows, self.clock())
+            self._judge(bundle, debts, bundle.prices, exchange)
         await self.app(scope, receive, send)
 
-    def _decide_without_store(self, exchange: Exchange, scope: Scope) -> list[int]:
-        """Debts as if the store had been asked. Raises StoreUnavailable if a limit fails closed."""
-        exchange.limit_verdict = "store_down"
-        if any(quota.on_store_error == "closed" for quota in self.quotas):
-            raise StoreUnavailable
-        local = self.store.local
-        counted = [i for i, quota in enumerate(self.quotas) if quota.on_store_error == "local"]
-        places = [local.place(self.quotas[i].key(self.quotas[i].who(exchange, scope))) for i in counted]
-        debts = [0] * len(self.quotas)
-        if counted:
-            prices, windows = [self.prices[i] for i in counted], [self.windows[i] for i in counted]
-            for i, debt in zip(counted, local.take(places, prices, windows, self.clock()), strict=True):
-                debts[i] = debt
-        return debts
+    def _judge(self, bundle: Bundle, debts: Sequence[int], prices: Sequence[int], exchange: Exchange) -> bool:
+        """True if the bundle admits. Raises TooManyRequests if it refuses, unless it is a trial."""
+        for debt, window in zip(debts, bundle.windows):  # noqa: B905  one of each per limit
+            if debt > window:
+                exchange.limit_verdict = "would_limit" if bundle.is_trial else "limited"
+                if bundle.is_trial:
+                    bundle.note(exchange)
+                    return False
+                raise bundle.refusal(debts, prices, self.rng)
+        if not bundle.is_trial:
+            exchange.answer_headers += bundle.fields.admitted(debts)
+        return True
 
-    def _refusal(self, debts: Sequence[int]) -> TooManyRequests:
-        """The 429, whose Retry-After is never shorter than the true wait. Nothing was taken from any bucket."""
-        before, resets, wait, slowest = [], [], 0.0, self.quotas[0]
-        for debt, price, quota in zip(debts, self.prices, self.quotas, strict=True):
-            before.append(max(debt - price, 0))
-            over = quota.limit.wait(debt)
-            resets.append(over if over else before[-1] / SECOND)
-            if over > wait:
-                wait, slowest = over, quota
-        retry_after = max(1, ceil(wait * (1 + _JITTER * self.rng.random())))
-        told = [retry_after if over >= wait else ceil(over) for over in resets]
-        return TooManyRequests(
-            f"Too many requests: the limit is {slowest.item!r}. Try again in {retry_after} s.",
-            headers=[(b"retry-after", b"%d" % retry_after), *self.fields.refused(before, told)],
-        )
+    async def _ask(self, bundle: Bundle, places: Sequence[Any], prices: Sequence[int], scope: Scope) -> Taken:
+        exchange: Exchange = scope["exchange"]
+        taken = await bundle.ask(self.store, places, prices, lambda: bundle.callers(exchange, scope))
+        if taken.store is not self.store:
+            exchange.limit_verdict = "store_down"
+        return taken
+
+    async def _meter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same for limits in tokens: what an answer took is known when it has ended."""
+        exchange: Exchange = scope["exchange"]
+        expected = estimate(exchange, scope)
+        reserved: list[tuple[Bundle, Taken, list[int]]] = []
+        for bundle in self.bundles:
+            costs = bundle.costs(expected.tokens)
+            prices = bundle.priced(costs)
+            places = [quota.place(exchange, scope) for quota in bundle.quotas]
+            if self.store.is_remote:
+                taken = await self._ask(bundle, places, prices, scope)
+            else:
+                taken = Taken(self.store, places, self.store.take(places, prices, bundle.windows, self.clock()))
+            if self._judge(bundle, taken.debts, prices, exchange):
+                reserved.append((bundle, taken, costs))
+        usage = Usage(send)
+        try:
+            await self.app(scope, receive, usage)
+        finally:
+            used = usage.tokens(expected, has_left=exchange.departed)
+            for bundle, taken, costs in reserved:
+                bundle.settle(taken, [used - cost for cost in costs])
 
     def __repr__(self) -> str:
-        return f"<Throttle {', '.join(map(repr, self.quotas))} in {self.store!r}>"
+        quotas = [repr(quota) for bundle in self.bundles for quota in bundle.quotas]
+        return f"<Throttle {', '.join(quotas)} in {self.store!r}>"

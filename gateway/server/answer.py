@@ -34,7 +34,7 @@ class Answer:
 
     __slots__ = (
         "chunks", "exchange", "expects", "failure", "head", "is_body_done", "is_chunked", "is_done", "is_empty",
-        "is_end_told", "is_kept", "is_started", "protocol", "remaining", "scope", "size", "waiter",
+        "is_end_told", "is_kept", "is_started", "protocol", "remaining", "scope", "size", "task", "waiter",
     )  # fmt: skip
 
     def __init__(self, protocol: "EdgeProtocol", scope: dict[str, Any]) -> None:
@@ -49,6 +49,7 @@ class Answer:
         self.is_kept = True  # the connection may serve another request
         self.failure: GatewayError | None = None  # why the request's body will not be completed
         self.waiter: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.head: tuple[int, list[Header]] | None = None  # given by the app, not yet written
         self.is_started = False  # bytes of the answer were written
         self.is_done = False
@@ -99,8 +100,11 @@ class Answer:
 
     def lost(self) -> None:
         """The client's connection is gone."""
+        exchange = self.exchange
         if not self.is_done:
-            self.exchange.leave()
+            if exchange.on_leave is None and self.waiter is None and self.task is not None:
+                self.task.cancel()  # no call upstream to end, nobody to tell: a layer waits for something of its own
+            exchange.leave()
         self._wake()
 
     def _wake(self) -> None:

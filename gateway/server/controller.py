@@ -27,6 +27,7 @@ from gateway.control.reload import Reloader
 from gateway.control.watch import watch
 from gateway.core.endpoint import Health
 from gateway.preflight import VALIDATORS
+from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
 from gateway.server.zone import CONTROLLER, FLUSHED, GENERATION, HEALTH_CHANGES, LOADED, PID, WANTED, WORKER_COUNT, Zone
 from gateway.tls.pair import Problem as CertificateProblem
@@ -74,9 +75,10 @@ class Controller:
         loop.add_signal_handler(signal.SIGUSR1, self._on_wanted)
         gateway = self.reloader.settings.gateway
         admin = make_admin(View(self), address=gateway.admin[0], token=read_token(gateway.admin_token_file))
-        server = uvicorn.Server(
+        server = Stoppable(
             uvicorn.Config(admin, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none")
         )
+        loop.add_signal_handler(signal.SIGTERM, server.stop)
         self._apply(self.reloader.published, self.reloader.settings)
         self.zone.header[GENERATION] = self.reloader.published.generation
         await self._look_at_certificates()

@@ -257,9 +257,9 @@ class EdgeProtocol(asyncio.Protocol):
     def _start(self, answer: Answer) -> None:
         self.answer = answer
         self.deadline = NEVER if answer.is_body_done else monotonic() + self.limits.body_idle
-        task = self.loop.create_task(answer.run(self.app))
-        self.state.tasks.add(task)
-        task.add_done_callback(self.state.tasks.discard)
+        # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
+        # for connections.
+        answer.task = self.loop.create_task(answer.run(self.app))
 
     def _stop(self, refusal: GatewayError) -> None:
         """Inside a parser callback: remember why, and make the parser give up."""

@@ -5,12 +5,10 @@ runs and end. It answers in its row of the zone.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -32,6 +30,7 @@ from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.stores import store_of
+from gateway.server.stoppable import Stoppable
 from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.client import upstream_context
@@ -70,7 +69,7 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self._take(self.published, self.settings)
-        self.server = _Server(self._config(self.tls))
+        self.server = Stoppable(self._config(self.tls))
         self.is_swapping = False
 
     async def run(self) -> None:
@@ -213,17 +212,6 @@ class Worker:
         return await self.loop.create_server(
             lambda: EdgeProtocol(config, self.server.server_state, None), sock=self.place.http
         )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are the master's business."""
-
-    def stop(self) -> None:
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run(place: Place, certificates: CertificateStore, tls: Any) -> None:

@@ -54,8 +54,8 @@ class Forward:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        body: bytes = message["body"]
-        call = Call(self, scope, receive, send, body, is_whole=not message["more_body"])
+        body: bytes = message.get("body", b"")
+        call = Call(self, scope, receive, send, body, is_whole=not message.get("more_body", False))
         tried: list[Endpoint] = []
         stale = 0
         while True:
@@ -163,10 +163,10 @@ class Call:
                 if message["type"] == "http.disconnect":
                     connection.fail(ClientLeft())
                     return
-                body: bytes = message["body"]
+                body: bytes = message.get("body", b"")
                 if body:
                     await connection.write(_chunk(body) if is_chunked else body, timeouts.idle)
-                if not message["more_body"]:
+                if not message.get("more_body", False):
                     break
         except GatewayError as error:
             connection.fail(error)
@@ -180,8 +180,11 @@ class Call:
     async def _pass_on(self, connection: Connection, reply: Reply) -> None:
         """The answer, head first, then each part as it arrives."""
         send, idle, total = self.send, self.forward.timeouts.idle, self.total
+        exchange = self.exchange
         headers = passed_back(reply.headers)
-        headers += self.exchange.answer_headers
+        headers += exchange.answer_headers
+        for edit in reversed(exchange.answer_edits):
+            headers = edit(headers)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         while True:
             body = await connection.read(idle, total)
