@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from gateway.app import compile_snapshot, make_app
@@ -29,8 +28,8 @@ from gateway.edge.tokens import Tokens
 from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
-from gateway.server.stores import store_of
 from gateway.server.stoppable import Stoppable
+from gateway.server.stores import store_of
 from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.client import upstream_context
