@@ -131,8 +131,9 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     if model.body_bytes:
         app = BoundBody(app, bound=model.body_bytes)
     app = _with_plugins(app, model.plugins)
-    if model.limits:
-        app = Throttle(app, limits=model.limits, model=name, store=runtime.buckets)
+    rated = [limit for limit in model.limits if limit.rate is not None]
+    if rated:
+        app = Throttle(app, limits=rated, model=name, store=runtime.buckets)
     if not model.auth:
         return Public(app, tokens=runtime.tokens)
     app = Authorize(app, model=name, versions=list(model.versions))

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, Self
 
+from limits import parse as parse_rate
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from gateway.config.names import (
@@ -34,6 +35,7 @@ from gateway.config.values import (
     resolve,
 )
 from gateway.core.endpoint import Address
+from gateway.core.limiter import Limit
 
 
 class PluginSettings(BaseModel):
@@ -53,16 +55,35 @@ class PluginSettings(BaseModel):
 
 
 class LimitSettings(Strict):
-    """A token bucket for each caller; a request takes one token of every limit of its model."""
+    """What one caller may have: a token bucket (`rate`), or so many requests at one time (`in_flight`). A request that
+    any limit of its model refuses is charged to none of them."""
 
-    rate: Rate = needed("`100/minute`, `5 per 10 second`: the notation of the `limits` package.")
-    burst: int | None = setting(None, "Bucket size in requests; the rate's amount if absent.", ge=1)
+    rate: Rate | None = setting(None, "`100/minute`, `5 per 10 second`: the notation of the `limits` package.")
+    in_flight: int | None = setting(
+        None, "Instead of a rate: requests at one time, to the last byte of their answers.", ge=1
+    )
+    burst: int | None = setting(None, "What a bucket holds at most; the rate's amount if absent.", ge=1)
+    unit: Literal["requests", "tokens"] = setting(
+        "requests", "`tokens`: those a model reads and writes; estimated at first, settled by the answer's `usage`."
+    )
     per: Per = setting(
         "key", "Who shares a bucket: callers with one key, principal, address or header; or all (model)."
     )
+    dry_run: bool = setting(False, "Log and count what would be refused, and admit it.")
     on_store_error: Literal["local", "open", "closed"] = setting(
         "local", "While a remote store is away: count on this machine, admit everything, or answer 503."
     )
+
+    @model_validator(mode="after")
+    def _is_one_kind_of_limit(self) -> Self:
+        if (self.rate is None) == (self.in_flight is None):
+            raise ValueError("a limit has either a `rate` or `in_flight`")
+        if self.rate is None and (self.burst or self.unit != "requests"):
+            raise ValueError("`burst` and `unit` belong to a `rate`")
+        if self.rate is not None:
+            rate = parse_rate(self.rate)
+            Limit(rate.amount, rate.get_expiry(), self.burst or rate.amount)
+        return self
 
 
 class HeaderRules(Strict):

@@ -68,6 +68,10 @@ def test_every_problem_is_reported_at_once_with_its_line():
         ("models:\n  m: {default_version: v1, versions: {v1: 5}}\n", ["models.m.versions.v1"]),
         ("models: 5\n", ["models"]),
         (
+            "models:\n  a//b:\n    auth: 5\n    match: [{}]\n",
+            [f"models.a//b{key}" for key in ("", ".versions", ".auth", ".match[0]")],
+        ),
+        (
             "models: {m: {versions: {v: {endpoints: [http://h], weight: 0}, w: {endpoints: [http://h], weight: x}}}}",
             ["models.m.versions.w.weight"],
         ),
@@ -100,7 +104,10 @@ def test_an_unknown_key_far_from_every_known_one_lists_those():
         ("auth: [kee]", "auth[0]: 'kee' is none of key, jwt"),
         ("limits: {rate: 5/second}", "limits: expected a list, found a mapping"),
         ("limits: [5/second]", "limits[0]: expected a mapping, found '5/second'"),
-        ("limits: [{burst: 5}]", "limits[0].rate: is missing"),
+        ("limits: [{burst: 5}]", "limits[0]: a limit has either a `rate` or `in_flight`"),
+        ("limits: [{rate: 1/second, in_flight: 5}]", "limits[0]: a limit has either a `rate` or `in_flight`"),
+        ("limits: [{in_flight: 5, burst: 5}]", "limits[0]: `burst` and `unit` belong to a `rate`"),
+        ("limits: [{rate: 1/year, burst: 100}]", "limits[0]: a bucket of 100 would take more than 50 years"),
         ("limits: [{rate: 5/second, burst: 2.5}]", "limits[0].burst: expected a whole number, found '2.5'"),
         ("limits: [{rate: 5/second, burst: 0}]", "limits[0].burst: '0' is not at least 1"),
         ("retry: {attempts: 11}", "retry.attempts: '11' is not at most 10"),
@@ -167,7 +174,7 @@ def test_a_problem_in_the_defaults_is_reported_once_at_their_line():
 
 def test_a_list_of_a_model_is_its_own_even_where_the_defaults_have_more():
     text = "defaults:\n  limits: [{rate: 1/second}]\n" + model("limits: [{burst: 5}]")
-    assert problems_of(text) == ["routes.yaml:5: models.m.limits[0].rate: is missing"]
+    assert problems_of(text) == ["routes.yaml:5: models.m.limits[0]: a limit has either a `rate` or `in_flight`"]
 
 
 def test_defaults_are_checked_even_if_no_model_uses_them():

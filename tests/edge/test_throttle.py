@@ -1,6 +1,7 @@
 """Throttle: whose bucket, what is told, and that nothing is taken by a refusal."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.config.settings import LimitSettings
-from gateway.edge.quota import duration, network_of
+from gateway.edge.caller import network_of
+from gateway.edge.fields import duration
 from gateway.edge.throttle import Throttle
 from gateway.errors import StoreUnavailable, TooManyRequests
 from gateway.model import ANONYMOUS, Exchange, Header, Principal
@@ -135,7 +137,7 @@ def test_per_header_counts_the_value_and_those_without_it_together() -> None:
     long = [b"x" * 5000 + end for end in (b"1", b"2")]
     assert all(caller.admits(headers=[(b"x-team", value)]) for value in long)
     assert not any(caller.admits(headers=[(b"x-team", value)]) for value in long)
-    assert max(len(who) for who in caller.throttle.quotas[0].places) <= 64
+    assert max(len(who) for who in caller.throttle.bundles[0].quotas[0].place.known) <= 64
 
 
 def test_limits_of_one_rate_for_different_callers_are_different_limits() -> None:
@@ -261,10 +263,10 @@ def test_a_store_on_this_machine_is_not_awaited() -> None:
 
 def test_remembered_callers_are_bounded() -> None:
     caller = Caller({"rate": "1/minute"})
-    quota = caller.throttle.quotas[0]
-    quota.places = {f"old{i}": None for i in range(16_384)}
+    places = caller.throttle.bundles[0].quotas[0].place
+    places.known = {f"old{i}": None for i in range(16_384)}
     assert caller.admits(key("new"))
-    assert list(quota.places) == ["new"]
+    assert list(places.known) == ["new"]
 
 
 DURATIONS = {
@@ -283,6 +285,35 @@ DURATIONS = {
 @pytest.mark.parametrize(("nanoseconds", "text"), DURATIONS.items())
 def test_durations_are_written_as_clients_parse_them(nanoseconds: int, text: bytes) -> None:
     assert duration(nanoseconds) == text
+
+
+def test_a_dry_run_admits_tells_nobody_but_the_operator_and_counts(caplog: pytest.LogCaptureFixture) -> None:
+    caller = Caller({"rate": "2/minute", "dry_run": True}, {"rate": "4/minute", "per": "model"})
+    verdicts, answers = [], []
+    with caplog.at_level(logging.WARNING, "gateway.limits"):
+        for _ in range(4):
+            exchange, error = caller.exchange(key("a"))
+            assert error is None
+            verdicts.append(exchange.limit_verdict)
+            answers.append(dict(exchange.answer_headers))
+        assert not caller.admits(key("a"))
+    assert verdicts == ["admitted", "admitted", "would_limit", "would_limit"]
+    assert [answer[b"ratelimit-policy"] for answer in answers] == [b'"default";q=4;w=60'] * 4
+    assert [record.getMessage().split(" (")[-1] for record in caplog.records] == ["1 requests)"]
+
+
+def test_a_dry_run_is_not_charged_by_what_another_limit_refuses() -> None:
+    caller = Caller({"rate": "2/minute", "dry_run": True}, {"rate": "1/minute", "per": "header:x-team"})
+    assert caller.admits(key("a"), headers=[(b"x-team", b"red")])
+    assert not any(caller.admits(key("a"), headers=[(b"x-team", b"red")]) for _ in range(5))
+    exchange, _ = caller.exchange(key("a"), headers=[(b"x-team", b"blue")])
+    assert exchange.limit_verdict == "admitted"
+
+
+def test_a_dry_run_alone_is_possible() -> None:
+    caller = Caller({"rate": "1/minute", "dry_run": True})
+    exchanges = [caller.exchange(key("a"))[0] for _ in range(2)]
+    assert [(each.limit_verdict, each.answer_headers) for each in exchanges] == [("admitted", []), ("would_limit", [])]
 
 
 class Away:

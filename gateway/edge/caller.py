@@ -1,0 +1,86 @@
+"""Who a limit counts (`per`), and where that caller's bucket is, remembered."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+from starlette.types import Scope
+
+from gateway.core.headers import get
+from gateway.model import Exchange
+
+_MEMO = 16_384  # callers whose place is remembered, for each limit; all are forgotten when it is full
+_IP = "ip:"
+
+Who = Callable[[Exchange, Scope], str]
+
+
+def _key(exchange: Exchange, scope: Scope) -> str:
+    """The API key or the subject; callers without one have a bucket for each address."""
+    principal = exchange.principal
+    return principal.id if principal.kind != "anonymous" else _IP + exchange.client_ip
+
+
+def _principal(exchange: Exchange, scope: Scope) -> str:
+    """As above, but all callers without credentials are one."""
+    return exchange.principal.id
+
+
+def _ip(exchange: Exchange, scope: Scope) -> str:
+    return _IP + exchange.client_ip
+
+
+def _model(exchange: Exchange, scope: Scope) -> str:
+    return ""
+
+
+def _header(name: str) -> Who:
+    """The value of a field; requests without it are one caller."""
+    field = name.lower().encode("latin-1")
+
+    def header(exchange: Exchange, scope: Scope) -> str:
+        value = get(scope["headers"], field) or b""
+        return value.decode("latin-1") if len(value) <= 64 else blake2b(value, digest_size=16).hexdigest()
+
+    return header
+
+
+_WHO: dict[str, Who] = {"key": _key, "principal": _principal, "ip": _ip, "model": _model}
+
+
+def network_of(who: str) -> str:
+    """One caller for a whole IPv6 /64, which is what one subscriber has at least (RFC 6177): its addresses are free."""
+    try:
+        address = ip_address(who.removeprefix(_IP))
+    except ValueError:
+        return who
+    if not isinstance(address, IPv6Address):
+        return who
+    return f"{_IP}{address.ipv4_mapped or IPv6Network((address, 64), strict=False)}"
+
+
+class Places:
+    """Called for a request: its caller's place. `find` works a place out from the caller's name, and is asked once."""
+
+    __slots__ = ("find", "is_address", "known", "who")
+
+    def __init__(self, per: str, find: Callable[[str], Any]) -> None:
+        kind, _, name = per.partition(":")
+        self.who = _header(name) if kind == "header" else _WHO[kind]
+        self.is_address = kind in ("ip", "key")
+        self.find = find
+        self.known: dict[str, Any] = {}
+
+    def __call__(self, exchange: Exchange, scope: Scope) -> Any:
+        who = self.who(exchange, scope)
+        place = self.known.get(who)
+        if place is None:
+            if len(self.known) >= _MEMO:
+                self.known.clear()
+            place = self.known[who] = self.find(self.name(who))
+        return place
+
+    def name(self, who: str) -> str:
+        """The caller, where several addresses are one."""
+        return network_of(who) if self.is_address and who.startswith(_IP) else who
