@@ -93,7 +93,7 @@ def test_the_printed_curl_line_works_as_pasted_and_is_the_same_the_next_time(cop
     assert (tmp_path / ".gateway" / "demo-key").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_however_the_script_ends(copy: Copy, number: signal.Signals) -> None:
     with copy.serve() as process:
         until(lambda: copy.is_ready(process), "scripts/serve", 60)
