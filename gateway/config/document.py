@@ -214,7 +214,6 @@ class _Builder:
         """What `<<` brings in, the strongest first (https://yaml.org/type/merge.html)."""
         for merge in merges:
             for node in merge.value if isinstance(merge, SequenceNode) else [merge]:
-                self._count(1, node)
                 if isinstance(node, MappingNode):
                     yield from self._entries(node, path)
                 else:

@@ -137,8 +137,7 @@ def _found(rules: Iterable[Rule], settings: Settings, marks: Marks, broken: Coll
     problems = set()
     for rule in rules:
         for found in rule(settings):
-            rests_on = (found.path, marks.origin(found.path), *found.needs)
-            if not any(_touch(place, need) for need in rests_on for place in broken):
+            if not any(_touch(place, need) for need in (found.path, *found.needs) for place in broken):
                 problems.add(marks.problem(found.path, found.message))
     return problems
 

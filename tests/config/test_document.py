@@ -49,6 +49,14 @@ def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
         read(path)
 
 
+def test_a_file_of_any_size_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "routes.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match=r"routes\.yaml: is larger than 16 MiB"):
+        read(path)
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
     path = tmp_path / "routes.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + MODEL.encode())
@@ -122,12 +130,13 @@ def test_a_value_is_what_its_key_says_and_not_what_it_looks_like():
 
 def test_options_of_plugins_are_what_yaml_makes_of_them():
     options = """{use: a.B, n: 5, f: 2.5, e: 1.5e+3, yes: on, no: False, none: null, t: "5", v: 1.2.3, d: 2026-01-01,
-        time: 12:30, hex: 0x1F, big: 1_000, neg: -3, list: [1, {x: true}], zip: 007}"""
+        time: 12:30, hex: 0x1F, big: 1_000, neg: -3, list: [1, {x: true}], zip: 007, s: !!str 5}"""
     plugin = settings_of(f"plugins:\n  - {options}\n").plugins[0]
     assert plugin.use == "a.B"
     assert plugin.options == {
         "n": 5, "f": 2.5, "e": 1500.0, "yes": True, "no": False, "none": None, "t": "5", "v": "1.2.3",
         "d": "2026-01-01", "time": "12:30", "hex": 31, "big": 1000, "neg": -3, "list": [1, {"x": True}], "zip": "007",
+        "s": "5",
     }  # fmt: skip
     assert type(plugin.options["v"]) is str
 
@@ -193,6 +202,14 @@ def test_a_variable_that_is_not_set_is_a_problem_and_hides_no_other(monkeypatch)
         'routes.yaml:8: models.m.defaultversion: unknown key; did you mean "default_version"?',
         "routes.yaml:8: models.m.versions.v1.endpoints[0]: the environment variable UNSET is not set, and has no "
         "default",
+    ]
+
+
+def test_a_rule_is_not_broken_by_what_a_variable_would_have_been(monkeypatch):
+    monkeypatch.delenv("UNSET", raising=False)
+    versions = "{v: {endpoints: [http://h], weight: '${UNSET}'}, w: {endpoints: [http://h], weight: 0}}"
+    assert problems_of(f"models:\n  m: {{versions: {versions}}}\n") == [
+        "routes.yaml:2: models.m.versions.v.weight: the environment variable UNSET is not set, and has no default"
     ]
 
 

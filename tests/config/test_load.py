@@ -266,9 +266,14 @@ def test_a_fleet_of_500_models_with_20_endpoints_each_is_read_in_seconds_at_most
     assert sum(len(model.versions["v1"].endpoints) for model in settings.models.values()) == 10_000
 
 
-def test_the_collector_of_garbage_is_left_as_it_was(tmp_path):
+@pytest.mark.parametrize("set_it", [gc.disable, gc.enable])
+def test_the_collector_of_garbage_is_left_as_it_was(tmp_path, set_it):
     path = tmp_path / "routes.yaml"
     path.write_text("nonsense: {}\n", encoding="utf-8")
-    with pytest.raises(ConfigError):
-        load(path)
-    assert gc.isenabled()
+    try:
+        set_it()
+        with pytest.raises(ConfigError):
+            load(path)
+        assert gc.isenabled() is (set_it is gc.enable)
+    finally:
+        gc.enable()

@@ -58,7 +58,7 @@ DOUBTFUL = {  # advice -> (file, what is said)
     ),
     "issuers_are_careless": (
         "auth: {jwt: [{issuer: i, jwks_url: https://i/}]}\n" + MODEL,
-        "routes.yaml:1: auth.jwt[0].audience: without an audience, tokens meant for other services are taken too",
+        "routes.yaml:1: auth.jwt[0].audience: without an audience, every token that names one is refused",
     ),
     "models_are_public": (model("auth: []"), "routes.yaml:3: models.m.auth: model 'm' is public: anyone may call it"),
     "endpoints_are_in_clear": (
@@ -249,6 +249,17 @@ def test_a_warning_from_the_defaults_names_every_model_it_is_about():
     assert warnings_of(text) == [
         f"routes.yaml:2: defaults.auth: model {name!r} is public: anyone may call it" for name in "ab"
     ]
+
+
+def test_keys_of_issuers_that_come_in_clear_are_a_warning_outside_private_networks():
+    text = "auth:\n  jwt:\n    - {issuer: i, audience: a, jwks_url: http://keys.example/}\n" + MODEL
+    said = "routes.yaml:3: auth.jwt[0].jwks_url: keys that come over http:// can be replaced on their way"
+    assert warnings_of(text) == [said]
+    assert warnings_of(text.replace("keys.example", "dex.auth.svc")) == []
+
+
+def test_a_hash_in_the_defaults_may_be_for_some_models_only():
+    assert warnings_of("defaults: {balance: {hash: {header: x}}}\n" + MODEL) == []
 
 
 def test_warnings_come_in_the_order_of_the_file():

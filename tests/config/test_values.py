@@ -139,6 +139,24 @@ def test_what_is_no_number_of_workers(text):
     assert is_refused(values.Workers, text)
 
 
+def test_networks_lose_the_bits_beyond_their_mask():
+    assert str(taken(values.Network, "10.1.2.3/8")) == "10.0.0.0/8"
+    assert str(taken(values.Network, "192.0.2.1")) == "192.0.2.1/32"
+    assert [text for text in ("", "10.0.0.0/33", "host", "10.0.0", None) if not is_refused(values.Network, text)] == []
+
+
+@pytest.mark.parametrize("text", ["", "issuer.example/jwks", "ftp://h/jwks", "https://", "https://h/a b"])
+def test_what_is_no_url_of_the_web(text):
+    assert is_refused(values.WebURL, text)
+    assert taken(values.WebURL, "https://h/jwks?x") == "https://h/jwks?x"
+
+
+@pytest.mark.parametrize("text", ["", "a\nb", "\x00"])
+def test_what_is_no_text(text):
+    assert is_refused(values.Text, text)
+    assert taken(values.Text, "käse 5") == "käse 5"
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +214,13 @@ def test_one_header_is_not_there_in_two_ways_of_writing():
     assert "are the same header" in taken(names.FieldMap, {"X-Team": "a", "x-team": "b"})
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a=b", "a;b", "ä", "a\n"])
+def test_what_is_no_name_of_a_cookie_or_method(name):
+    assert is_refused(names.CookieName, name)
+    assert is_refused(names.Method, name)
+    assert (taken(names.CookieName, "__Host-Gw"), taken(names.Method, "get")) == ("__Host-Gw", "GET")
+
+
 @pytest.mark.parametrize("text", ["key", "principal", "ip", "model", "header:x-user"])
 def test_what_limits_count_by(text):
     assert taken(names.Per, text) == text
@@ -237,7 +262,7 @@ def test_the_target_of_a_health_check_may_have_a_query():
     assert [text for text in ("", "x", "/a b", "/a?b c", "/a#b", "?") if not is_refused(names.Target, text)] == []
 
 
-@pytest.mark.parametrize("pattern", ["(", "[a", "*a", r"\p{L}", r"(?<n>x)"])
+@pytest.mark.parametrize("pattern", ["(", "[a", "*a", r"\p{L}", r"(?<n>x)", r"\u0041"])
 def test_what_is_no_regular_expression(pattern):
     assert is_refused(names.Pattern, pattern)
 
