@@ -1,4 +1,4 @@
-"""What routes.yaml refers to, looked at before it is taken: plugins, certificates, the entries of issuers.
+"""What routes.yaml refers to, looked at before it is taken: plugins, keys, certificates, the entries of issuers.
 
 `gateway check`, the start and every reload use the same list.
 """
@@ -6,9 +6,12 @@
 from collections.abc import Iterator, Sequence
 
 from gateway import plugin
+from gateway.admin.guard import check_exposure, read_token
 from gateway.config.problems import Problem, render_key
 from gateway.config.settings import PluginSettings, Settings
+from gateway.control.keys import load_keys
 from gateway.edge.tokens import Tokens
+from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
 
 
@@ -45,8 +48,31 @@ def certificates(settings: Settings) -> Iterator[Problem]:
             yield Problem(str(folder / problem.file), 0, "", problem.message)
 
 
-VALIDATORS = (plugins, issuers)
-"""For a reload: a bad certificate is reported by the store, which serves the last good one on."""
+def admin(settings: Settings) -> Iterator[Problem]:
+    """The operator's door does not stand open to the network."""
+    try:
+        check_exposure(settings.gateway.admin[0], read_token(settings.gateway.admin_token_file))
+    except (ValueError, OSError) as error:
+        yield Problem("", 0, "gateway.admin", str(error))
 
-EVERYTHING = (*VALIDATORS, certificates)
+
+def keys(settings: Settings) -> Iterator[Problem]:
+    """The file of keys can be used. None yet is no problem: it comes with the first key."""
+    try:
+        load_keys(settings.auth.keys)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield Problem("", 0, "auth.keys", str(error))
+    except KeyFileError as error:
+        for line in str(error).splitlines():
+            place, _, message = line.partition(": ")
+            yield Problem(place, 0, "", message)
+
+
+VALIDATORS = (plugins, issuers, admin)
+"""For a reload, which reads the keys itself; a bad certificate is reported by the store, which serves the last good
+one on."""
+
+EVERYTHING = (*VALIDATORS, keys, certificates)
 """For `gateway check`."""

@@ -2,6 +2,7 @@
 
 from gateway.cli.check import check
 from gateway.config.problems import Problem
+from gateway.preflight import EVERYTHING
 from tests.config.routes_file import MODEL, ROOT
 
 
@@ -56,6 +57,27 @@ def test_what_other_parts_find_is_reported_at_the_line_of_its_key(tmp_path, caps
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(
         [f"{path}:3: plugins[1]: cannot import no.Such", "keys.yaml:7: is not a key"]
     )
+
+
+def test_the_command_looks_at_all_that_the_file_refers_to(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("GATEWAY_ADMIN_TOKEN", raising=False)
+    path = written(tmp_path, "gateway:\n  admin: 0.0.0.0:9901\nplugins:\n  - {use: no.Such}\n" + MODEL)
+    (tmp_path / "keys.yaml").write_text("nonsense: 1\n", encoding="utf-8")
+    assert check(path, EVERYTHING) == 1
+    places = sorted(":".join(line.split(": ")[:2]) for line in capsys.readouterr().err.splitlines())
+    assert [place.removeprefix(f"{tmp_path}/").partition("Object")[0] for place in places] == [
+        "keys.yaml:1:",
+        "routes.yaml:2:gateway.admin",
+        "routes.yaml:4:plugins[0]",
+    ]
+
+
+def test_an_admin_token_opens_the_operators_door_to_the_network(tmp_path, monkeypatch):
+    path = written(tmp_path, "gateway: {admin: 0.0.0.0:9901, admin_token_file: token}\n" + MODEL)
+    monkeypatch.delenv("GATEWAY_ADMIN_TOKEN", raising=False)
+    assert check(path, EVERYTHING) == 1, "the file of the token is not there"
+    (tmp_path / "token").write_text("0123456789abcdef\n", encoding="utf-8")
+    assert check(path, EVERYTHING) == 0
 
 
 def test_other_parts_are_not_asked_about_a_file_that_is_wrong(tmp_path):
