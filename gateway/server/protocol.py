@@ -28,8 +28,12 @@ from gateway.server.answer import Answer
 from gateway.server.target import prepare
 
 _PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
-_LINGER = 2.0  # seconds to read on after refusing a body, so that the refusal is not lost to a reset
-_LINGER_BYTES = 1024 * 1024
+_LINGER = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
+# llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
+_OTHER_PROTOCOLS = frozenset(
+    ("ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "RECORD", "REDIRECT", "SETUP", "SET_PARAMETER",
+     "SOURCE", "TEARDOWN")
+)  # fmt: skip
 
 
 class EdgeConfig(Config):
@@ -43,9 +47,9 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "answer", "app", "client", "closing", "deadline", "deadlines", "discarded", "fed", "headers", "is_head_done",
+        "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_head_done",
         "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme", "server", "state",
-        "target", "trailer_bytes", "transport", "write_waiters",
+        "target", "transport", "unfruitful", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -60,12 +64,13 @@ class EdgeProtocol(asyncio.Protocol):
         self.pipeline: deque[Answer] = deque()
         self.write_waiters: list[asyncio.Future[None]] = []
         self.deadline = NEVER
-        self.closing = False
+        self.closing = False  # whatever comes is not read any more
         self.is_paused = False  # the transport's write buffer is full
         self.is_lingering = False
-        self.discarded = 0
+        self.backlog = 0  # bytes the client had yet to take when it was last looked at
         self.is_head_done = False
-        self.fed = 0
+        self.fed = 0  # bytes of the head
+        self.unfruitful = 0  # bytes since there was a body's byte among them: chunks' frames, trailers
         self.refusal: GatewayError | None = None
         self._begin()
 
@@ -94,23 +99,38 @@ class EdgeProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
-            return self._discard(data)
-        if not self.is_head_done:
-            if self.fed == 0:
-                self.deadline = monotonic() + self.limits.headers_timeout
-            self.fed += len(data)
+            return
+        if self.is_head_done:
+            return self._body_received(data)
+        if self.fed == 0 and self.answer is None:
+            self.deadline = monotonic() + self.limits.headers_timeout
+        self.fed += len(data)
+        self._feed(data)
+        if not self.is_head_done and self.fed > self.limits.header_bytes + self.limits.target_bytes:
+            self._refuse(HeadersTooLarge())
+
+    def _body_received(self, data: bytes) -> None:
+        latest = self._latest()
+        before = latest.exchange.bytes_in
+        self._feed(data)
+        if latest.is_body_done or latest.exchange.bytes_in != before:
+            self.unfruitful = 0
+            return
+        self.unfruitful += len(data)
+        if self.unfruitful > self.limits.header_bytes:
+            self._refuse(HeadersTooLarge("The request's trailer section is too large."))
+
+    def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(self.refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}."))
-        else:
-            if not self.is_head_done and self.fed > self.limits.header_bytes + self.limits.target_bytes:
-                self._refuse(HeadersTooLarge())
 
     def pause_writing(self) -> None:
         self.is_paused = True
+        self.backlog = self.transport.get_write_buffer_size()
         self.deadline = monotonic() + self.limits.write_idle
 
     def resume_writing(self) -> None:
@@ -124,14 +144,23 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_deadline(self, now: float) -> None:
         if self.is_lingering or self.is_paused:
-            self.transport.abort()
+            self._on_stalled(now)
         elif self.answer is not None and not self.answer.is_body_done:
             self.closing = True
             self.answer.fail(BodyTimeout())
         elif self.answer is None and not self.is_head_done and self.fed:
             self._refuse(BodyTimeout("The request's header section did not arrive in time."))
         elif self.answer is None:
-            self.transport.close()
+            self._close()
+
+    def _on_stalled(self, now: float) -> None:
+        """A client that takes some of what was written may be slow; one that takes none is cut off."""
+        left = self.transport.get_write_buffer_size()
+        if left >= self.backlog:
+            self.transport.abort()
+            return
+        self.backlog = left
+        self.deadline = now + (self.limits.write_idle if left else _LINGER)
 
     # --- the parser's side ---
 
@@ -144,19 +173,17 @@ class EdgeProtocol(asyncio.Protocol):
             self._stop(TargetTooLong())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.is_head_done:
-            self._on_trailer(name, value)
-            return
-        self.headers.append((name.lower(), value))
+        if not self.is_head_done:  # trailers are dropped (RFC 9110, 6.5.1)
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.is_head_done = True
         self._check_size()
         parser = self.parser
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
+        version, method = parser.get_http_version(), _METHODS[parser.get_method()]
+        if version != "1.1" and (version != "1.0" or method in _OTHER_PROTOCOLS):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
-        scope = self._scope(_METHODS[parser.get_method()], version)
+        scope = self._scope(method, version)
         answer = Answer(self, scope)
         answer.is_kept = parser.should_keep_alive() or parser.should_upgrade()
         fields = answer.exchange.fields = dict(self.headers)
@@ -181,7 +208,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until the client has taken enough of what was written."""
-        if self.is_paused and not self.closing:
+        if self.is_paused:
             waiter: asyncio.Future[None] = self.loop.create_future()
             self.write_waiters.append(waiter)
             await waiter
@@ -190,10 +217,12 @@ class EdgeProtocol(asyncio.Protocol):
         """The app has sent all of an answer: go on with the next request, wait for one, or close."""
         self.state.total_requests += 1
         self.answer = None
-        if not is_reusable or self.closing:
-            self._linger(is_needed=not answer.is_body_done)
-        elif self.pipeline:
+        if is_reusable and self.pipeline:
             self._start(self.pipeline.popleft())
+            if not self.pipeline:  # the rest of its body is still to come, or the news that the client left
+                self.transport.resume_reading()
+        elif self.closing or not is_reusable:
+            self._close()
         else:
             self.deadline = monotonic() + self.limits.keep_alive
             self.transport.resume_reading()
@@ -201,8 +230,7 @@ class EdgeProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn's call when the server stops: idle connections close now, busy ones after their answer."""
         if self.answer is None:
-            self.closing = True
-            self.transport.close()
+            self._close()
         else:
             self.answer.is_kept = False
 
@@ -211,7 +239,6 @@ class EdgeProtocol(asyncio.Protocol):
     def _begin(self) -> None:
         self.target = b""
         self.headers: list[Header] = []
-        self.trailer_bytes = 0
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         exchange = Exchange("", monotonic(), self.client[0])
@@ -233,11 +260,12 @@ class EdgeProtocol(asyncio.Protocol):
         }
 
     def _check_size(self) -> None:
-        """Refuse a header section over the limits. Where all that came is under the bound, so is the section."""
+        """Refuse a header section over the limits. Where all that came is under the bound, so is the section; what
+        came with an earlier request was not counted."""
         limits, headers = self.limits, self.headers
         if len(headers) > limits.header_count:
             self._stop(HeadersTooLarge())
-        if self.fed > limits.header_bytes:
+        if self.fed > limits.header_bytes or self.answer is not None:
             size = sum(len(name) + len(value) + 4 for name, value in headers)
             if size > limits.header_bytes:
                 self._stop(HeadersTooLarge())
@@ -279,15 +307,10 @@ class EdgeProtocol(asyncio.Protocol):
         answer = Answer(self, scope)
         answer.is_kept = False
         answer.is_body_done = True
-        self.closing = self.answer is None
-        self._enqueue_last(answer)
-
-    def _enqueue_last(self, answer: Answer) -> None:
         if self.answer is None:
             self._start(answer)
         else:
             self.pipeline.append(answer)
-            self.transport.pause_reading()
 
     def _after_upgrade(self, rest: bytes) -> None:
         """Upgrade is ignored, as RFC 9110, 7.8 allows: the request is an ordinary one. llhttp stops at its head, so a
@@ -300,24 +323,22 @@ class EdgeProtocol(asyncio.Protocol):
         if rest and answer.is_kept:
             self.data_received(rest)
 
-    def _on_trailer(self, name: bytes, value: bytes) -> None:
-        self.trailer_bytes += len(name) + len(value) + 4
-        if self.trailer_bytes > self.limits.header_bytes:
-            self._stop(HeadersTooLarge("The request's trailer section is too large."))
-
-    def _linger(self, *, is_needed: bool) -> None:
+    def _close(self) -> None:
+        """Close our side behind what was written, and take no notice of what comes until the client closes its own:
+        a connection closed on unread bytes is reset, and with it goes an answer that was not read yet (RFC 9112, 9.6).
+        A TLS transport does so by itself."""
         self.closing = True
-        if not is_needed or self.transport.is_closing():
-            self.transport.close()
+        transport = self.transport
+        if transport.is_closing():
             return
         self.is_lingering = True
-        self.deadline = monotonic() + _LINGER
-        self.transport.resume_reading()
-
-    def _discard(self, data: bytes) -> None:
-        self.discarded += len(data)
-        if self.is_lingering and self.discarded > _LINGER_BYTES:
-            self.transport.abort()
+        self.backlog = transport.get_write_buffer_size()
+        self.deadline = monotonic() + (self.limits.write_idle if self.backlog else _LINGER)
+        transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
 
     def __repr__(self) -> str:
         return f"<EdgeProtocol {self.client} answer={self.answer!r} queued={len(self.pipeline)} closing={self.closing}>"

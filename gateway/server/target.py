@@ -1,7 +1,9 @@
-"""A request's target and Host, checked and brought into the scope once, before any layer sees them.
+"""A request's target and the fields that are meant for us, checked and brought into the scope once, before any layer
+sees them.
 
 RFC 9112, 3.2: origin-form, absolute-form (whose authority replaces Host); exactly one Host in HTTP/1.1. A gateway is no
-forward proxy and no tunnel: authority-form is refused.
+forward proxy and no tunnel: authority-form is refused. Fields that Connection names go no further than here, so that
+they cannot take away what a layer adds under the same name (RFC 9110, 7.6.1).
 """
 
 import re
@@ -9,10 +11,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from gateway.core.paths import decode, known, normalise
-from gateway.errors import BadRequest, NotFound
+from gateway.core.headers import get_all, nominated
+from gateway.core.paths import decode, encode_query, known, normalise
+from gateway.errors import BadRequest, MethodNotAllowed, NotFound
 
 _MEMORABLE = 512  # bytes; longer paths are not worth remembering
+_ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
+_COUNTED = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]*)(?::[0-9]{0,5})?")
 
 
@@ -26,8 +31,9 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
     if b"#" in path:
         raise BadRequest("The request's target contains a fragment.")
     if b"?" in path:
-        path, _, scope["query_string"] = path.partition(b"?")
+        path, _, query = path.partition(b"?")
         scope["raw_path"] = path
+        scope["query_string"] = encode_query(query)
     host = fields.get(b"host")
     if host is None:
         if scope["http_version"] == "1.1":
@@ -35,8 +41,15 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
     elif not _is_host(host):
         raise BadRequest("The request's Host is not a host.")
     headers = scope["headers"]
-    if len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+    is_repeated = len(fields) != len(headers)
+    if is_repeated and sum(name == b"host" for name, _ in headers) > 1:
         raise BadRequest("A request has exactly one Host.")
+    if b"transfer-encoding" in fields:
+        _check_coding(scope)
+    if b"connection" in fields and (is_repeated or fields[b"connection"] not in _ORDINARY_CONNECTION):
+        _take_nominated(scope)
+    if scope["method"] in _COUNTED:
+        _count_forward(scope, fields)
     if path[:1] != b"/":
         path = _origin_form(scope, path)
     if len(path) <= _MEMORABLE:
@@ -44,6 +57,32 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
     else:
         path = scope["raw_path"] = normalise(path)
         scope["path"] = decode(path)
+
+
+def _check_coding(scope: dict[str, Any]) -> None:
+    """RFC 9112, 6.1: HTTP/1.0 has no codings, and of HTTP/1.1's we undo chunked alone."""
+    codings = get_all(scope["headers"], b"transfer-encoding")
+    if scope["http_version"] != "1.1" or len(codings) != 1 or codings[0].lower() != b"chunked":
+        raise BadRequest("The only transfer coding that is understood here is chunked, in HTTP/1.1.")
+
+
+def _take_nominated(scope: dict[str, Any]) -> None:
+    gone = nominated(get_all(scope["headers"], b"connection"))
+    scope["headers"] = [header for header in scope["headers"] if header[0] not in gone]
+
+
+def _count_forward(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
+    """Raises NotFound where the request goes no further, MethodNotAllowed for TRACE: its answer is the request as it
+    came, credentials too."""
+    if scope["method"] == "TRACE":
+        raise MethodNotAllowed(headers=[(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
+    left = fields.get(b"max-forwards", b"")
+    if not left.isdigit():
+        return
+    if int(left[:9]) == 0:
+        raise NotFound("Max-Forwards is 0: the gateway itself has no options.")
+    counted = (b"max-forwards", b"%d" % (int(left[:9]) - 1))
+    scope["headers"] = [counted if header[0] == b"max-forwards" else header for header in scope["headers"]]
 
 
 @lru_cache(maxsize=1024)

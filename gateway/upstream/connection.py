@@ -14,12 +14,14 @@ from gateway.errors import (
     GatewayError,
     StaleConnection,
     UpstreamClosed,
+    UpstreamInvalid,
     UpstreamTimeout,
     UpstreamTruncated,
 )
 from gateway.upstream.reply import Reply
 
 _READ_BOUND = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
+_EMPTY_READS = 64  # in a row that bring frames or trailers and no byte of a body; nobody but an attacker sends so many
 _STALE_WINDOW = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
 
 
@@ -116,10 +118,12 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(data)
         if not self.is_writable:
-            whole, self.deadline = self.deadline, min(self.deadline, monotonic() + idle)
+            whole = self.deadline
+            own = self.deadline = min(whole, monotonic() + idle)
             self.write_waiter = self.loop.create_future()
             await self.write_waiter
-            self.deadline = whole
+            if self.deadline == own:  # else the answer has begun, and set its own
+                self.deadline = whole
 
     async def head(self, deadline: float) -> Reply:
         """Wait for the answer's header section until `deadline` (monotonic). Raises UpstreamError, ClientLeft."""
@@ -134,11 +138,16 @@ class Connection(asyncio.Protocol):
         """The next part of the body, as it arrived; see `reply.is_complete` for the end. `idle`: seconds it may take,
         `total`: when all must be over (monotonic). Raises UpstreamTruncated, UpstreamTimeout, ClientLeft."""
         reply = self.reply
+        waits = 0
         while not reply.chunks and not reply.is_complete:
             if self.error is not None or self.is_closed:
                 raise self.error or UpstreamTruncated()
+            waits += 1
+            if waits > _EMPTY_READS:
+                raise UpstreamInvalid
             self.deadline = min(monotonic() + idle, total)
             await self._wait()
+        self.deadline = total  # a client that is slow to take this is not the server's silence
         body = reply.take()
         if not self.is_reading and not self.is_closed:
             self.is_reading = True

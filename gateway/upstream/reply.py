@@ -101,6 +101,8 @@ class Reply:
             return
         if status > 599:
             self._stop("The model server's status is not one of HTTP.")
+        if self.bytes_seen > _HEAD_BOUND and sum(len(n) + len(v) + 4 for n, v in self.headers) > _HEAD_BOUND:
+            self._stop("The model server's header section is too large.")
         self.status = status
         self.is_kept = self.parser.should_keep_alive()
         self._check_framing()
@@ -133,12 +135,16 @@ class Reply:
     def _check_framing(self) -> None:
         lengths = [value for name, value in self.headers if name == b"content-length"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (lengths or (codings != [b"chunked"] and [c.strip().lower() for c in codings] != [b"chunked"])):
+        if codings and (lengths or not self._is_chunked_only(codings)):
             self._stop("The model server's answer has no framing that can be trusted.")
         if len(lengths) > 1:
             self._stop("The model server's answer has more than one length.")
         is_bodiless = self.status in (204, 304) or self.is_head
         self.is_until_close = not (lengths or codings or is_bodiless)
+
+    def _is_chunked_only(self, codings: list[bytes]) -> bool:
+        """RFC 9112, 6.1: HTTP/1.0 has no transfer codings."""
+        return [coding.lower() for coding in codings] == [b"chunked"] and self.parser.get_http_version() == "1.1"
 
     def _stop(self, message: str) -> None:
         self.error = message

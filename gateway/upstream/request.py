@@ -1,17 +1,16 @@
 """The request as it goes upstream: re-serialised from parsed parts, never copied.
 
-Hop-by-hop fields and what Connection names stay behind (RFC 9110, 7.6.1); who asked, for what host and over what
-travels in X-Forwarded-*, with what a trusted proxy said before us in front.
+Hop-by-hop fields stay behind (RFC 9110, 7.6.1; what Connection names did so at the door: `server/target.py`). Who
+asked, for what host and over what travels in X-Forwarded-*, with what a trusted proxy said before us in front.
 """
 
 from starlette.types import Scope
 
-from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all, nominated
+from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all
 from gateway.model import Exchange, Header
 from gateway.upstream.connections import Connections
 
 _DROPPED = HOP_BY_HOP | REPLACED_UPSTREAM
-_ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 UNKNOWN_LENGTH = -1
 
@@ -23,10 +22,7 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
     path = connections.address.prefix + exchange.path
     headers: list[Header] = scope["headers"]
     host = exchange.fields.get(b"host", b"")
-    dropped = _DROPPED
-    if exchange.fields.get(b"connection", b"") not in _ORDINARY_CONNECTION:
-        dropped = _DROPPED | nominated(get_all(headers, b"connection"))
-    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in _DROPPED]
     if length == UNKNOWN_LENGTH:
         framing = b"transfer-encoding: chunked\r\n"
     elif length or method in _BODY_METHODS:
