@@ -1,6 +1,5 @@
 """Token buckets of a route, compiled: whose bucket a request takes from, what that costs, what a refusal says."""
 
-import logging
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import Random
@@ -13,14 +12,12 @@ from gateway.config.settings import LimitSettings
 from gateway.core.limiter import SECOND
 from gateway.edge.caller import Places
 from gateway.edge.fields import Fields
+from gateway.edge.trial import Trial
 from gateway.errors import StoreUnavailable, TooManyRequests
 from gateway.model import Exchange
 from gateway.stores.buckets import limit_of
 
-_log = logging.getLogger("gateway.limits")
-
 _JITTER = 0.1  # of a wait, at most: callers that were refused together do not come back together
-_NOTE_SECONDS = 10  # between two log lines of a dry run
 
 Clock = Callable[[], int]
 
@@ -62,12 +59,10 @@ class Bundle:
     def __init__(self, quotas: Sequence[Quota], clock: Clock, *, is_trial: bool = False) -> None:
         self.quotas = quotas
         self.clock = clock
-        self.is_trial = is_trial
         self.prices = [quota.limit.price for quota in quotas]
         self.windows = [quota.limit.window for quota in quotas]
         self.fields = Fields([(quota.limit, quota.unit) for quota in quotas])
-        self.noted = 0  # dry run: requests that would have been refused since the last line
-        self.noted_at = 0
+        self.trial = Trial(repr(quotas[0]), clock) if is_trial else None
 
     def costs(self, tokens: int) -> list[int]:
         """What a request of about so many tokens reserves: never more than a full bucket has, or it could never be
@@ -86,7 +81,7 @@ class Bundle:
             return Taken(store, places, await store.take(places, prices, self.windows))
         except StoreUnavailable:
             modes = [quota.settings.on_store_error for quota in self.quotas]
-            if "closed" in modes and not self.is_trial:
+            if "closed" in modes and self.trial is None:
                 raise
         local, names = store.local, callers()
         counted = [i for i, mode in enumerate(modes) if mode == "local"]
@@ -128,11 +123,3 @@ class Bundle:
             f"Too many requests: the limit is {rate}. Try again in {retry_after} s.",
             headers=[(b"retry-after", b"%d" % retry_after), *self.fields.refused(before, told)],
         )
-
-    def note(self, exchange: Exchange) -> None:
-        """A dry run would have refused: say so, now and then."""
-        self.noted += 1
-        now = self.clock()
-        if now - self.noted_at >= _NOTE_SECONDS * SECOND:
-            _log.warning("dry run: %r would have refused %s (%d requests)", self.quotas[0], exchange, self.noted)
-            self.noted, self.noted_at = 0, now

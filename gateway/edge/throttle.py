@@ -50,7 +50,7 @@ class Throttle:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
-        exchange.limit_verdict = "admitted"
+        exchange.limit_verdict = exchange.limit_verdict or "admitted"  # a dry run of `InFlight` has said more
         if self.is_metered:
             await self._meter(scope, receive, send)
             return
@@ -68,12 +68,12 @@ class Throttle:
         """True if the bundle admits. Raises TooManyRequests if it refuses, unless it is a trial."""
         for debt, window in zip(debts, bundle.windows):  # noqa: B905  one of each per limit
             if debt > window:
-                exchange.limit_verdict = "would_limit" if bundle.is_trial else "limited"
-                if bundle.is_trial:
-                    bundle.note(exchange)
+                if bundle.trial is not None:
+                    bundle.trial.note(exchange)
                     return False
+                exchange.limit_verdict = "limited"
                 raise bundle.refusal(debts, prices, self.rng)
-        if not bundle.is_trial:
+        if bundle.trial is None:
             exchange.answer_headers += bundle.fields.admitted(debts)
         return True
 
