@@ -22,7 +22,12 @@ REPLACED_UPSTREAM = frozenset(
 )  # fmt: skip
 
 # Never nominated by Connection: naming them would strip what the next hop needs (the "hop-by-hop abuse" attack).
-_PROTECTED = frozenset((b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"via"))
+_PROTECTED = frozenset(
+    (
+        b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"authorization",
+        b"x-api-key", b"api-key", b"cookie", b"via",
+    )
+)  # fmt: skip
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:

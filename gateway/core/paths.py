@@ -1,8 +1,8 @@
 """A request's path, brought once into the one form that is matched, authorised, limited and forwarded.
 
 RFC 3986, 6.2.2: unreserved characters are decoded, percent-encodings upper-cased, dot segments removed; empty segments
-are merged as nginx does. What could mean two things to two servers is refused: a backslash, NUL or another control
-character, raw or encoded, and a `%` that encodes nothing.
+are merged as nginx does, and what RFC 3986 has no place for is encoded. What could mean two things to two servers is
+refused: a backslash, NUL or another control character, raw or encoded, and a `%` that encodes nothing.
 """
 
 import re
@@ -13,6 +13,8 @@ from gateway.errors import BadRequest
 _ODD = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.]|//|/\.")
 _ENCODED = re.compile(rb"%(..?)?", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
+_NO_PCHAR = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%]")
+_NO_QUERY = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%?]")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX = re.compile(rb"%([0-9A-Fa-f]{2})")
 
@@ -33,7 +35,12 @@ def normalise(path: bytes) -> bytes:
         raise BadRequest("The request's path does not start with a slash.")
     if _FORBIDDEN.search(path) is not None:
         raise BadRequest("The request's path contains a forbidden character.")
-    return _resolve(path)
+    return _resolve(_NO_PCHAR.sub(_encode, path))
+
+
+def encode_query(query: bytes) -> bytes:
+    """The query with what RFC 3986, 3.4 does not allow in it percent-encoded, as browsers do with some of it."""
+    return _NO_QUERY.sub(_encode, query)
 
 
 def decode(segment: bytes) -> str:
@@ -48,6 +55,10 @@ def _decode(match: re.Match[bytes]) -> bytes:
         raise BadRequest("The request's path contains a broken percent-encoding.")
     byte = int(match[1], 16)
     return bytes([byte]) if byte in _UNRESERVED else b"%" + match[1].upper()
+
+
+def _encode(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
 
 
 def _resolve(path: bytes) -> bytes:

@@ -1,0 +1,97 @@
+"""A judge of HTTP/1.1 requests that forgives nothing: what RFC 9110 and 9112 say a sender must send.
+
+`parse` reads the bytes of a connection as a strict server would; a message that is not clean raises `Unclean`. What a
+client may send and an intermediary need not pass on (chunk extensions, trailers) is clean only where `may_extend`.
+"""
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PCHAR = rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})"
+_START = re.compile(rb"(" + _TOKEN + rb") (/(?:" + _PCHAR + rb"|/)*(?:\?(?:" + _PCHAR + rb"|[/?])*)?) HTTP/1\.1")
+_FIELD = re.compile(
+    rb"(" + _TOKEN + rb"):[ \t]*([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
+)
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]+)?")
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_NOT_FORWARDED = {b"CONNECT", b"TRACE", b"PRI"}
+
+
+class Unclean(AssertionError):
+    """Bytes that a strict server refuses."""
+
+
+@dataclass
+class Clean:
+    method: bytes
+    target: bytes
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+    is_complete: bool
+
+
+def parse(data: bytes, *, may_extend: bool = False) -> list[Clean]:
+    """The requests of one connection; only the last may be incomplete. Raises Unclean."""
+    found = []
+    while data:
+        head, end, data = data.partition(b"\r\n\r\n")
+        if not end:
+            raise Unclean(f"a head without an end: {head!r}")
+        start, *lines = head.split(b"\r\n")
+        matched = _START.fullmatch(start)
+        if matched is None or matched[1] in _NOT_FORWARDED:
+            raise Unclean(f"the start line {start!r}")
+        fields = [_field(line) for line in lines]
+        body, data, is_complete = _body(fields, data, may_extend)
+        found.append(Clean(matched[1], matched[2], fields, body, is_complete))
+    return found
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    matched = _FIELD.fullmatch(line)
+    if matched is None:
+        raise Unclean(f"the field {line!r}")
+    return matched[1].lower(), matched[2] or b""
+
+
+def _body(fields: list[tuple[bytes, bytes]], data: bytes, may_extend: bool) -> tuple[bytes, bytes, bool]:
+    """-> the body, what is behind it, whether it is complete."""
+    hosts, lengths, codings = (
+        [value for name, value in fields if name == wanted]
+        for wanted in (b"host", b"content-length", b"transfer-encoding")
+    )
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        raise Unclean(f"the hosts {hosts}")
+    if codings:
+        if lengths or codings != [b"chunked"]:
+            raise Unclean(f"the framing {codings} {lengths}")
+        return _chunks(data, may_extend)
+    if not lengths:
+        return b"", data, True
+    if len(lengths) > 1 or not re.fullmatch(rb"0|[1-9][0-9]{0,17}", lengths[0]):
+        raise Unclean(f"the lengths {lengths}")
+    size = int(lengths[0])
+    return data[:size], data[size:], len(data) >= size
+
+
+def _chunks(data: bytes, may_extend: bool) -> tuple[bytes, bytes, bool]:
+    body = b""
+    while data:
+        line, end, rest = data.partition(b"\r\n")
+        digits = line.partition(b";")[0] if may_extend else line
+        if not end or not _SIZE.fullmatch(digits):
+            raise Unclean(f"the chunk size {line!r}")
+        size = int(digits, 16)
+        if size == 0:
+            if rest[:2] == b"\r\n":
+                return body, rest[2:], True
+            trailers, end, rest = rest.partition(b"\r\n\r\n")
+            if not may_extend or not end:
+                raise Unclean(f"a trailer section: {trailers[:80]!r}")
+            return body, rest, True
+        if rest[size : size + 2] not in (b"\r\n", b""):
+            raise Unclean("a chunk that is longer than it says")
+        body += rest[:size]
+        data = rest[size + 2 :]
+    return body, b"", False
