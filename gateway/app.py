@@ -7,6 +7,7 @@
     match         names the route; everything behind is that route's own chain
     authenticate  who, before any work is done for them
     authorize     may they, before they are charged
+    in_flight     a lease, which goes back if a bucket refuses
     throttle      charged before plugins may spend anything
     [plugins]     the route's
     bound         how large a body may be, before anybody reads it
@@ -37,6 +38,7 @@ from gateway.edge.authenticate import Authenticate, Public
 from gateway.edge.authorize import Authorize
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.hashkey import key_of
+from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
 from gateway.edge.observe import Observe
@@ -134,6 +136,9 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     rated = [limit for limit in model.limits if limit.rate is not None]
     if rated:
         app = Throttle(app, limits=rated, model=name, store=runtime.buckets)
+    crowding = [limit for limit in model.limits if limit.in_flight is not None]
+    if crowding:
+        app = InFlight(app, limits=crowding, model=name, leases=runtime.leases)
     if not model.auth:
         return Public(app, tokens=runtime.tokens)
     app = Authorize(app, model=name, versions=list(model.versions))

@@ -16,6 +16,7 @@ from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
 from gateway.stores.keys import EMPTY, LiveKeys
+from gateway.stores.leases import SharedLeases
 from gateway.upstream.connections import Connections
 
 
@@ -28,6 +29,7 @@ class Runtime:
     journal: Journal | None
     sessions: Sessions
     buckets: Any  # a store of token buckets
+    leases: SharedLeases  # requests in flight
     upstream_tls: Callable[[], ssl.SSLContext]
     refresh: Refreshes
     clock: Callable[[], float]  # `time.monotonic`: uvloop's own counts in whole milliseconds

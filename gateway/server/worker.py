@@ -30,7 +30,7 @@ from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.stoppable import Stoppable
-from gateway.server.stores import store_of
+from gateway.server.stores import leases_of, store_of
 from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.client import upstream_context
@@ -103,6 +103,7 @@ class Worker:
             journal=Journal(log) if log else None,
             sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),
             buckets=store_of(gateway.limits_store, place.zone),
+            leases=leases_of(place.zone, place.slot),
             upstream_tls=upstream_context,
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,

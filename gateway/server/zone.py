@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.core.endpoint import Row
 from gateway.core.snapshot import ENDPOINTS
+from gateway.stores.leases import SharedLeases, size_of
 
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
 
@@ -30,6 +31,7 @@ _HEALTH = ENDPOINTS
 _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
 _FIXED = _HEADER + _ROWS + _HEALTH + _IN_FLIGHT + _LATENCY
+_LEASES = size_of()
 
 
 class Zone:
@@ -55,14 +57,16 @@ class Zone:
         self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         latencies = cut(_LATENCY).cast("f")
         self.latency = [latencies[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, seconds
-        self.buckets_at = _FIXED
-        self.buckets = view[_FIXED:]
+        self.leases_at = _FIXED
+        self.leases = view[_FIXED : _FIXED + _LEASES]
+        self.buckets_at = _FIXED + _LEASES
+        self.buckets = view[_FIXED + _LEASES :]
 
     @classmethod
     def create(cls, bucket_bytes: int) -> "Zone":
         """A fresh zone. Pages are touched when they are used, so that size costs address space only."""
         fd = os.memfd_create("gateway-zone", os.MFD_CLOEXEC)
-        size = _FIXED + bucket_bytes
+        size = _FIXED + _LEASES + bucket_bytes
         os.ftruncate(fd, size)
         return cls(fd, size)
 
@@ -81,6 +85,7 @@ class Zone:
         """A worker died: what it held is free. Called by the master before it starts a successor."""
         self.in_flight[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         self.latency[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
+        SharedLeases(self.leases, self.fd, self.leases_at).forget(worker)
         self.workers[worker][PID] = 0
 
     def __repr__(self) -> str:
