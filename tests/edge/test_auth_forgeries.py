@@ -155,6 +155,7 @@ FORGERIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "not yet valid": ("RFC 7519, 4.1.5", lambda: token(nbf=NOW + 31)),
     "not before as text": ("RFC 7519, 2", lambda: token(nbf="0")),
     "issued in the future": ("RFC 7519, 4.1.6", lambda: token(iat=NOW + 31)),
+    "issued at true": ("RFC 7519, 2", lambda: token(iat=True)),
     "issued at null": ("RFC 7519, 2", lambda: token(iat=None)),
     # --- what for ---
     "a proof of possession": ("RFC 8725, 3.11; RFC 9449, 4.2", lambda: token(header={"typ": "dpop+jwt"})),

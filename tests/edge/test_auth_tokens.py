@@ -203,8 +203,8 @@ def test_a_refused_token_is_not_remembered_as_good() -> None:
 
 def test_the_number_of_remembered_tokens_is_bounded_and_the_idlest_goes() -> None:
     tokens = counted(remembered=2)
-    idle, busy, new = (token(sub=name) for name in ("idle", "busy", "new"))
-    for presented in (idle, busy, new, busy, new, busy):
+    busy, idle, new = (token(sub=name) for name in ("busy", "idle", "new"))
+    for presented in (busy, idle, busy, new, busy, new):
         tokens.verify(presented, NOW)
     assert tokens.proved == 3
     tokens.verify(idle, NOW)

@@ -68,6 +68,17 @@ def test_a_revoked_key_is_not_found_and_stays_in_the_file(path: Path) -> None:
     assert key.revoked == datetime.fromtimestamp(NOW + 5, UTC)
 
 
+def test_a_revoked_key_is_neither_revoked_again_nor_rotated_back_to_life(path: Path) -> None:
+    make(path)
+    with edit(path) as ring:
+        revoked = ring.revoke("alice")
+    with edit(path, NOW + 5) as ring:
+        for change in (lambda: ring.revoke(revoked.id), lambda: ring.rotate(revoked.id, DAY)):
+            with pytest.raises(KeyEditError, match="is revoked already"):
+                change()
+    assert list(read(path, {}).keys) == [revoked]
+
+
 def test_a_rotated_key_is_accepted_beside_its_successor_until_the_grace_ends(path: Path) -> None:
     old = make(path)
     with edit(path) as ring:

@@ -113,6 +113,11 @@ def test_half_of_a_digest_does_not_open() -> None:
     assert table.find(KEY, 0.0) is None
 
 
+def test_a_key_that_fails_its_check_is_not_even_looked_up() -> None:
+    mistyped = SECRET[:-1] + "!"
+    assert KeyTable(PEPPER, [row(mistyped)]).find(mistyped.encode(), 0.0) is None
+
+
 def test_a_foreign_key_is_found_by_all_of_it() -> None:
     table = KeyTable(PEPPER, [row("sk-0123456789abcdefghij")])
     assert table.find(b"sk-0123456789abcdefghij", 0.0) is not None
