@@ -87,16 +87,8 @@ class Journal:
 
     def record(self, scope: dict[str, Any], exchange: Exchange, total: float) -> None:
         """Log a finished exchange that took `total` seconds."""
-        host = agent = None
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host = value
-            elif name == b"user-agent":
-                agent = value
-            else:
-                continue
-            if host is not None and agent is not None:
-                break
+        fields = exchange.fields
+        host, agent = fields.get(b"host"), fields.get(b"user-agent")
         path: bytes = scope["raw_path"]
         if b"?" in path:
             path = path.partition(b"?")[0]

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.deadlines import NEVER
+from gateway.core.headers import serialise
 from gateway.errors import ClientLeft, GatewayError
 from gateway.model import Exchange, Header
 
@@ -26,6 +27,7 @@ _STATUS_LINES = {
     **{s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus},
 }
 _BODILESS = frozenset((204, 304))
+_OURS = frozenset((b"transfer-encoding", b"connection", b"keep-alive"))  # of the fields that an app may give
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -208,50 +210,55 @@ class Answer:
 
     def _compose(self, status: int, headers: list[Header], length: int) -> bytes:
         """Head of the answer. `length` is the body's, -1 while it is not known."""
-        method = self.scope["method"]
-        is_old = self.scope["http_version"] == "1.0"
-        declared = -1
-        has_date = False
-        lines = [_STATUS_LINES[status]]
-        for name, value in headers:
-            if name == b"content-length":
-                declared = _length(value)
-                continue
-            if name in (b"transfer-encoding", b"connection", b"keep-alive"):
-                continue
-            if name == b"date":
-                has_date = True
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if not has_date:
-            lines += [b"%b: %b\r\n" % header for header in self.protocol.state.default_headers]
-        self.is_empty = method == "HEAD" or status in _BODILESS or status < 200
+        fields = dict(headers)
+        if len(fields) != len(headers) or not _OURS.isdisjoint(fields):
+            headers = _cleaned(headers)
+        if b"date" not in fields:
+            headers += self.protocol.state.default_headers
+        declared = fields.get(b"content-length")
+        self.is_empty = status in _BODILESS or self.scope["method"] == "HEAD"
+        ending = []
         if self.is_empty:
-            if declared >= 0 and status != 204 and status >= 200:
-                lines.append(b"content-length: %d\r\n" % declared)
-        elif declared >= 0 or length >= 0:
-            self.remaining = declared if declared >= 0 else length
-            lines.append(b"content-length: %d\r\n" % self.remaining)
-        elif is_old:
+            if status == 204 and declared is not None:  # RFC 9110, 8.6
+                headers = [header for header in headers if header[0] != b"content-length"]
+        elif declared is not None:
+            self.remaining = _length(declared)
+        elif length >= 0:
+            self.remaining = length
+            ending.append(b"content-length: %d\r\n" % length)
+        elif self.scope["http_version"] == "1.0":
             self.is_kept = False
         else:
             self.is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            ending.append(b"transfer-encoding: chunked\r\n")
         if not self.is_body_done or self.failure is not None:
             self.is_kept = False
         if not self.is_kept:
-            lines.append(b"connection: close\r\n")
-        elif is_old:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
+            ending.append(b"connection: close\r\n")
+        elif self.scope["http_version"] == "1.0":
+            ending.append(b"connection: keep-alive\r\n")
+        head = b"".join((_STATUS_LINES[status], serialise(headers), *ending, b"\r\n"))
         # A control character in a plugin's or upstream's field would end it early: two counts are cheaper than a scan
         # of each value (one CR LF for each line, and no other).
-        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+        lines = len(headers) + len(ending) + 2
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
             raise RuntimeError("a header field of the answer contains a control character")
         return head
 
     def __repr__(self) -> str:
         return f"<Answer {self.scope['method']} done={self.is_done} started={self.is_started} body={self.size}>"
+
+
+def _cleaned(headers: list[Header]) -> list[Header]:
+    """Without the fields that are ours to set, and with one Content-Length at most."""
+    kept = [header for header in headers if header[0] not in _OURS]
+    lengths = {value for name, value in kept if name == b"content-length"}
+    if len(lengths) > 1:
+        raise RuntimeError("the answer has several lengths")
+    for length in lengths:
+        kept = [header for header in kept if header[0] != b"content-length"]
+        kept.append((b"content-length", length))
+    return kept
 
 
 def _length(value: bytes) -> int:

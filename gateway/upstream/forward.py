@@ -181,7 +181,7 @@ class Call:
         """The answer, head first, then each part as it arrives."""
         send, idle, total = self.send, self.forward.timeouts.idle, self.total
         exchange = self.exchange
-        headers = passed_back(reply.headers)
+        headers = passed_back(reply)
         headers += exchange.answer_headers
         edits = exchange.answer_edits
         while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
@@ -195,12 +195,11 @@ class Call:
                 return
 
 
-def passed_back(headers: list[Header]) -> list[Header]:
+def passed_back(reply: Reply) -> list[Header]:
     """The answer's fields that go on to the client, and Via."""
-    dropped = _NOT_PASSED_BACK
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
+    headers, dropped = reply.headers, _NOT_PASSED_BACK
+    if reply.fields.get(b"connection", b"close").lower() not in (b"keep-alive", b"close"):
+        dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
     kept = [header for header in headers if header[0] not in dropped]
     kept.append(_VIA)
     return kept

@@ -6,6 +6,7 @@ trailers are dropped; bytes after the end make the connection useless but not th
 
 import httptools
 
+from gateway.core.headers import get_all
 from gateway.errors import UpstreamInvalid
 from gateway.model import Header
 
@@ -18,7 +19,8 @@ class Reply:
     """One answer. A connection feeds it; `Forward` reads it."""
 
     __slots__ = (
-        "bytes_seen", "chunks", "error", "field_count", "headers", "interims", "is_complete", "is_head", "is_head_done",
+        "bytes_seen", "chunks", "error", "field_count", "fields", "headers", "interims", "is_complete",
+        "is_head", "is_head_done",
         "is_interim", "is_kept", "is_surplus", "is_until_close", "parser", "size", "status",
     )  # fmt: skip
 
@@ -31,6 +33,7 @@ class Reply:
         self.is_head = is_head
         self.status = 0
         self.headers: list[Header] = []
+        self.fields: dict[bytes, bytes] = {}  # the same by name
         self.chunks: list[bytes] = []
         self.size = 0  # bytes in chunks
         self.bytes_seen = 0  # of the head
@@ -133,14 +136,17 @@ class Reply:
         self.is_interim = True
 
     def _check_framing(self) -> None:
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (lengths or not self._is_chunked_only(codings)):
-            self._stop("The model server's answer has no framing that can be trusted.")
-        if len(lengths) > 1:
+        headers = self.headers
+        fields = self.fields = dict(headers)
+        has_length = b"content-length" in fields
+        has_coding = b"transfer-encoding" in fields
+        if has_coding:
+            codings = get_all(headers, b"transfer-encoding")
+            if has_length or not self._is_chunked_only(codings):
+                self._stop("The model server's answer has no framing that can be trusted.")
+        elif has_length and len(fields) != len(headers) and len(get_all(headers, b"content-length")) > 1:
             self._stop("The model server's answer has more than one length.")
-        is_bodiless = self.status in (204, 304) or self.is_head
-        self.is_until_close = not (lengths or codings or is_bodiless)
+        self.is_until_close = not (has_length or has_coding or self.is_head or self.status in (204, 304))
 
     def _is_chunked_only(self, codings: list[bytes]) -> bool:
         """RFC 9112, 6.1: HTTP/1.0 has no transfer codings."""

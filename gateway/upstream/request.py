@@ -6,7 +6,7 @@ asked, for what host and over what travels in X-Forwarded-*, with what a trusted
 
 from starlette.types import Scope
 
-from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all
+from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all, serialise
 from gateway.model import Exchange, Header
 from gateway.upstream.connections import Connections
 
@@ -22,7 +22,7 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
     path = connections.address.prefix + exchange.path
     headers: list[Header] = scope["headers"]
     host = exchange.fields.get(b"host", b"")
-    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in _DROPPED]
+    kept = [header for header in headers if header[0] not in _DROPPED]
     if length == UNKNOWN_LENGTH:
         framing = b"transfer-encoding: chunked\r\n"
     elif length or method in _BODY_METHODS:
@@ -34,7 +34,7 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
         (
             start % (method.encode(), path, query),
             b"host: %b\r\n" % host if is_host_kept and host else connections.host_line,
-            *lines,
+            serialise(kept),
             framing,
             _provenance(scope, exchange, host),
         )
@@ -51,9 +51,8 @@ def _provenance(scope: Scope, exchange: Exchange, host: bytes) -> bytes:
         peer = b", ".join((*get_all(headers, b"x-forwarded-for"), peer))
         proto = (get_all(headers, b"x-forwarded-proto") or [proto])[0]
         host = (get_all(headers, b"x-forwarded-host") or [host])[0]
-    before = get_all(scope["headers"], b"via")
-    if before:
-        via = b", ".join((*before, via))
+    if b"via" in exchange.fields:
+        via = b", ".join((*get_all(scope["headers"], b"via"), via))
     return (
         b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nvia: %b\r\nx-request-id: %b\r\n\r\n"
         % (peer, proto, host, via, exchange.request_id.encode())
