@@ -9,6 +9,7 @@ from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import merge
 from gateway.server.zone import CONNECTIONS, DRAINING, LOADED, PID, STARTED
+from gateway.stores.shared import SharedBuckets
 
 if TYPE_CHECKING:
     from gateway.server.controller import Controller
@@ -20,6 +21,7 @@ class View:
     def __init__(self, controller: "Controller") -> None:
         self.controller = controller
         self.zone = controller.zone
+        self.shared = SharedBuckets(self.zone.buckets, self.zone.fd, self.zone.buckets_at)
         self.started = time.time()
         self.is_drained = False
 
@@ -80,7 +82,10 @@ class View:
         ]
 
     def buckets(self) -> BucketsView | None:
-        return None
+        if not self.controller.reloader.settings.gateway.limits_store.startswith("shared:"):
+            return None
+        used = self.shared.used(time.monotonic_ns())
+        return BucketsView(store="shared", used=used, capacity=self.shared.capacity)
 
     async def reload(self) -> tuple[bool, Sequence[str]]:
         problems = await self.controller.reloader.reload()

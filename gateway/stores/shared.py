@@ -10,6 +10,7 @@ descriptor of the memfd in a process releases all it holds. So one thread per pr
 loop's, and nothing is closed while it does.
 """
 
+import os
 from collections.abc import Sequence
 from fcntl import LOCK_EX, LOCK_UN, lockf
 
@@ -69,6 +70,23 @@ class SharedBuckets(Storage, TokenBucketSupport):
 
     def debt(self, place: Place, now: int) -> int:
         return self.table.debt(place, now)  # one cell is read: nothing to tear
+
+    def used(self, now: int) -> int:
+        """Buckets that are not full, in memory that was ever written: counting does not make it any more."""
+        at, end, total = self.offset, self.offset + len(self.table.cells) * 8, 0
+        while at < end:
+            try:
+                first = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing was written behind `at`
+                break
+            at = os.lseek(self.fd, first, os.SEEK_HOLE)
+            total += self.table.count_live(first - self.offset, min(at, end) - self.offset, now)
+        return total
+
+    @property
+    def capacity(self) -> int:
+        """For how many of them the region is meant."""
+        return self.table.capacity
 
     def clear(self, key: str) -> None:
         """Fill the bucket of `key`."""

@@ -151,6 +151,17 @@ class BucketTable:
         else:
             self._move_in(place, home, after, now)
 
+    @property
+    def capacity(self) -> int:
+        return self.sets * _LOAD
+
+    def count_live(self, first: int, end: int, now: int) -> int:
+        """Buckets that are not full in the sets that begin between these bytes, or reach into them."""
+        total = 0
+        for base in range(max(first // _BLOCK, 1) * _CELLS, -(-end // 8), _CELLS):
+            total += sum(map(now.__lt__, self.cells[base + _WAYS + 1 : base + _CELLS].tolist()))
+        return total
+
     def _find(self, place: Place) -> int:
         """The cell of the key's digest, or _ABSENT."""
         base = place.byte // 8
@@ -182,4 +193,4 @@ class BucketTable:
         place.cell = home
 
     def __repr__(self) -> str:
-        return f"<BucketTable keys={self.sets * _LOAD} crowded={self.crowded}>"
+        return f"<BucketTable keys={self.capacity} crowded={self.crowded}>"

@@ -65,6 +65,7 @@ def test_all_workers_hold_one_exact_limit_through_reloads_and_deaths(demo: DemoM
         assert 1 <= int(refused.headers["retry-after"]) <= 3600 * 1.1 + 1
         assert refused.headers["ratelimit"].startswith('"default";r=0;t=')
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert gateway.status()["buckets"]["used"] == 1
 
 
 def test_requests_in_flight_are_counted_over_workers_and_given_back_by_their_death() -> None:

@@ -173,3 +173,33 @@ def test_the_region_may_lie_anywhere_in_the_file(region: Region) -> None:
     region.buckets.take([region.buckets.place("key")], [5], [5], 0)
     assert region.counts.tolist() == before
     assert struct.unpack_from("4q", region.map, COUNTS) != (0, 0, 0, 0)
+
+
+def test_buckets_in_use_are_counted_without_touching_the_rest() -> None:
+    region = Region(keys=1_000_000)
+    limit = Limit(1, 60, 5)
+    before = os.fstat(region.fd).st_blocks
+    assert region.buckets.used(0) == 0
+    for i in range(300):
+        place = region.buckets.place(f"key{i}")
+        region.buckets.take([place], [limit.price * (1 + i % 2)], [limit.window], 1)
+    assert region.buckets.used(2) == 300
+    assert region.buckets.used(1 + 61 * 10**9) == 150
+    assert region.buckets.used(1 + 121 * 10**9) == 0
+    assert os.fstat(region.fd).st_blocks - before <= 301 * 8  # a page each
+    assert region.buckets.capacity == 1_000_000
+    os.close(region.fd)
+
+
+def test_a_crowded_set_has_as_many_buckets_as_cells(region: Region) -> None:
+    for i in range(70):
+        region.buckets.take([region.buckets.place(f"key{i}")], [10], [1000], 0)
+    assert region.buckets.used(5) == 63
+
+
+def test_every_set_is_counted_once() -> None:
+    wide = Region(keys=3000)
+    for i in range(2000):
+        wide.buckets.take([wide.buckets.place(f"key{i}")], [10], [10], 0)
+    assert wide.buckets.used(5) == 2000
+    os.close(wide.fd)
