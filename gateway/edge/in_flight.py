@@ -31,6 +31,14 @@ class _Rule:
         self.place = Places(settings.per, lambda who: leases.place(f"{model}/{kind}/{settings.per}/{who}"))
         self.trial = Trial(repr(self), clock) if settings.dry_run else None
 
+    def refuse(self, exchange: Exchange) -> None:
+        """Raises TooManyRequests, unless this is a dry run."""
+        if self.trial is not None:
+            self.trial.note(exchange)
+            return
+        exchange.limit_verdict = "limited"
+        raise TooManyRequests(f"Too many requests at one time: the limit is {self.limit}.", headers=[_RETRY_AFTER])
+
     def __repr__(self) -> str:
         return f"<{self.limit} in flight per {self.per}>"
 
@@ -62,13 +70,8 @@ class InFlight:
                 place: Place = rule.place(exchange, scope)
                 if self.leases.acquire(place, rule.limit):
                     held.append(place)
-                elif rule.trial is not None:
-                    rule.trial.note(exchange)
                 else:
-                    exchange.limit_verdict = "limited"
-                    raise TooManyRequests(
-                        f"Too many requests at one time: the limit is {rule.limit}.", headers=[_RETRY_AFTER]
-                    )
+                    rule.refuse(exchange)
             await self.app(scope, receive, send)
         finally:
             for place in held:

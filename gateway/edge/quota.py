@@ -83,17 +83,19 @@ class Bundle:
             modes = [quota.settings.on_store_error for quota in self.quotas]
             if "closed" in modes and self.trial is None:
                 raise
-        local, names = store.local, callers()
-        counted = [i for i, mode in enumerate(modes) if mode == "local"]
-        found: list[Any] = [None] * len(modes)
+            return self._take_locally(store.local, prices, callers(), modes)
+
+    def _take_locally(self, local: Any, prices: Sequence[int], callers: list[str], modes: list[str]) -> Taken:
+        places: list[Any] = [None] * len(modes)
         debts = [0] * len(modes)
+        counted = [i for i, mode in enumerate(modes) if mode == "local"]
         for i in counted:
-            found[i] = local.place(self.quotas[i].key(names[i]))
+            places[i] = local.place(self.quotas[i].key(callers[i]))
         if counted:
-            mine = [found[i] for i in counted], [prices[i] for i in counted], [self.windows[i] for i in counted]
+            mine = [places[i] for i in counted], [prices[i] for i in counted], [self.windows[i] for i in counted]
             for i, debt in zip(counted, local.take(*mine, self.clock()), strict=True):
                 debts[i] = debt
-        return Taken(local, found, debts)
+        return Taken(local, places, debts)
 
     def settle(self, taken: Taken, corrections: Sequence[int]) -> None:
         """Charge (or give back, if negative) tokens that were not (or too many) reserved."""

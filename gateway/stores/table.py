@@ -174,13 +174,14 @@ class BucketTable:
     def _choose(self, places: Sequence[Place], homes: list[int]) -> None:
         """For each key that has none, the cell nearest to full (or full) that no other key of this request has."""
         for i, place in enumerate(places):
-            if homes[i] == _ABSENT:
-                first = place.byte // 8 + 1
-                full_ats = self.cells[first + _WAYS : first + 2 * _WAYS - 1].tolist()
-                for home in homes:
-                    if first <= home < first + _WAYS - 1:
-                        full_ats[home - first] = _NEVER
-                homes[i] = first + full_ats.index(min(full_ats))
+            if homes[i] != _ABSENT:
+                continue
+            first = place.byte // 8 + 1
+            full_ats = self.cells[first + _WAYS : first + 2 * _WAYS - 1].tolist()
+            for home in homes:
+                if first <= home < first + _WAYS - 1:
+                    full_ats[home - first] = _NEVER
+            homes[i] = first + full_ats.index(min(full_ats))
 
     def _move_in(self, place: Place, home: int, full_at: int, now: int) -> None:
         cells = self.cells
