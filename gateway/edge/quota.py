@@ -85,7 +85,7 @@ class Bundle:
                 raise
             return self._take_locally(store.local, prices, callers(), modes)
 
-    def _take_locally(self, local: Any, prices: Sequence[int], callers: list[str], modes: list[str]) -> Taken:
+    def _take_locally(self, local: Any, prices: Sequence[int], callers: Sequence[str], modes: Sequence[str]) -> Taken:
         places: list[Any] = [None] * len(modes)
         debts = [0] * len(modes)
         counted = [i for i, mode in enumerate(modes) if mode == "local"]
