@@ -187,6 +187,9 @@ class Call:
         while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
             headers = edits.pop()(headers)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        if not reply.chunks and not reply.is_complete and b"content-length" not in reply.fields:
+            # The first event may be long in coming. A body of known length is not, and one write takes both.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
             body = await connection.read(idle, total)
             is_last = reply.is_complete and not reply.chunks
@@ -198,7 +201,8 @@ class Call:
 def passed_back(reply: Reply) -> list[Header]:
     """The answer's fields that go on to the client, and Via."""
     headers, dropped = reply.headers, _NOT_PASSED_BACK
-    if reply.fields.get(b"connection", b"close").lower() not in (b"keep-alive", b"close"):
+    is_repeated = len(reply.fields) != len(headers)
+    if is_repeated or reply.fields.get(b"connection", b"close").lower() not in (b"keep-alive", b"close"):
         dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
     kept = [header for header in headers if header[0] not in dropped]
     kept.append(_VIA)
