@@ -80,10 +80,11 @@ class Answer:
         self.size += len(body)
         self.exchange.bytes_in += len(body)
         protocol = self.protocol
-        protocol.deadline = monotonic() + protocol.limits.body_idle
-        if self.size > _BODY_BOUND:
+        is_full = self.size > _BODY_BOUND
+        if is_full:
             protocol.transport.pause_reading()
-            protocol.deadline = NEVER  # it is the upstream that is slow
+        if protocol.answer is self:  # while it is full, it is the upstream that is slow
+            protocol.deadline = NEVER if is_full else monotonic() + protocol.limits.body_idle
         self._wake()
 
     def feed_eof(self) -> None:
@@ -134,11 +135,11 @@ class Answer:
             await self.waiter
         body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
         self.chunks = []
-        if self.is_body_done:
-            self.is_end_told = True
-        elif self.size > _BODY_BOUND:
+        if self.size > _BODY_BOUND:
             protocol.transport.resume_reading()
-            protocol.deadline = monotonic() + protocol.limits.body_idle
+            if not self.is_body_done:
+                protocol.deadline = monotonic() + protocol.limits.body_idle
+        self.is_end_told = self.is_body_done
         self.size = 0
         return {"type": "http.request", "body": body, "more_body": not self.is_body_done}
 

@@ -5,7 +5,7 @@ uvicorn's own lacks: deadlines for a silent or dripping client, limits on head a
 where an answer cannot be completed, and the news that a client left, at once.
 
 Rules of this module:
-- One `Answer` is current; requests that arrive behind it (pipelining) wait in a bounded queue while reading pauses.
+- One `Answer` is current; requests that arrive behind it (pipelining) wait in a bounded queue.
 - A head that cannot be accepted becomes a scope with `refusal` in it and travels through the same app, so that it is
   answered, logged and counted like any other; the connection closes behind it.
 - An answer that ends early is never ended cleanly: the transport is aborted.
@@ -28,6 +28,7 @@ from gateway.server.answer import Answer
 from gateway.server.target import prepare
 
 _PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
+_PIPELINE_PAUSE = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _LINGER = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
 # llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
 _OTHER_PROTOCOLS = frozenset(
@@ -219,7 +220,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.answer = None
         if is_reusable and self.pipeline:
             self._start(self.pipeline.popleft())
-            if not self.pipeline:  # the rest of its body is still to come, or the news that the client left
+            if len(self.pipeline) < _PIPELINE_PAUSE:
                 self.transport.resume_reading()
         elif self.closing or not is_reusable:
             self._close()
@@ -278,7 +279,8 @@ class EdgeProtocol(asyncio.Protocol):
             self._start(answer)
         elif len(self.pipeline) < _PIPELINE_BOUND:
             self.pipeline.append(answer)
-            self.transport.pause_reading()
+            if len(self.pipeline) >= _PIPELINE_PAUSE:
+                self.transport.pause_reading()
         else:
             self._stop(BadRequest("Too many requests are waiting on this connection."))
 
