@@ -8,7 +8,8 @@
 | GET /status | everything below `status.py`'s `Status`, as JSON |
 | GET / | the dashboard |
 | POST /reload | read the configuration again |
-| POST /drain?target=…, /undrain?target=… | `gateway`, an endpoint's URL, `model` or `model@version` |
+| POST /drain?target=…, /undrain?target=… | `gateway`, an endpoint's URL, `model` or `model@version`; a drain may have
+  `&deadline=SECONDS`, when bound sessions move on too |
 """
 
 import base64
@@ -85,7 +86,12 @@ class _Door:
         return _json(body, 200 if is_done else 422)
 
     async def drain(self, request: Request) -> Response:
-        return await self._aim(request, self.view.drain)
+        given = request.query_params.get("deadline")
+        try:
+            deadline = float(given) if given is not None else None
+        except ValueError:
+            return _json({"problems": [f"deadline is seconds, not {given}"]}, 400)
+        return await self._aim(request, lambda target: self.view.drain(target, deadline))
 
     async def undrain(self, request: Request) -> Response:
         return await self._aim(request, self.view.undrain)

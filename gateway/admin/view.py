@@ -79,9 +79,10 @@ class AdminView(Protocol):
         """Read the configuration again; -> whether a new generation serves, and what was wrong."""
         ...
 
-    async def drain(self, target: str) -> int:
+    async def drain(self, target: str, deadline: float | None = None) -> int:
         """Send no new work to a target: GATEWAY, an endpoint's URL, `model` or `model@version`; -> how many endpoints
-        (of GATEWAY: 1) that is, 0 if there is no such target."""
+        (of GATEWAY: 1) that is, 0 if there is no such target. After `deadline` seconds (None: never) sessions that
+        are bound to it move on as well."""
         ...
 
     async def undrain(self, target: str) -> int:

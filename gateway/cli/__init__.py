@@ -10,6 +10,7 @@ from gateway.cli.demo import demo_model
 from gateway.cli.explain import explain
 from gateway.cli.serve import serve
 from gateway.cli.status import status
+from gateway.cli.tell import drain, reload, undrain
 
 app = typer.Typer(
     name="gateway",
@@ -25,6 +26,9 @@ app.command()(explain)
 app.add_typer(keys.keys, name="keys")
 app.add_typer(certs.app, name="certs")
 app.command()(status)
+app.command()(reload)
+app.command()(drain)
+app.command()(undrain)
 app.command("demo-model")(demo_model)
 
 

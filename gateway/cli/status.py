@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import msgspec
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,66 +14,32 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from gateway.admin.guard import read_token
 from gateway.admin.status import ModelStatus, Status
+from gateway.cli.door import Admin, Config, Door
 from gateway.cli.output import fail
-from gateway.config.load import load
-from gateway.config.problems import ConfigError
-from gateway.config.values import parse_listen
 
 _STYLES = {"up": "green", "checking": "blue", "probation": "yellow", "draining": "yellow", "down": "red"}
-_TIMEOUT = 5.0  # seconds; the answer waits a moment for the workers
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _DAY = 86400.0
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration: it says where to ask.")]
-Admin = Annotated[str, typer.Option(help="host:port of the admin port, instead of the configuration's.")]
 Json = Annotated[bool, typer.Option("--json", help="The whole document, as /status gives it.")]
 
 
 def status(config: Config = Path("routes.yaml"), admin: Admin = "", json: Json = False) -> None:
     """Show the workers, endpoints and certificates of a running gateway."""
-    address, token = _door(config, admin)
-    content = _fetch(address, token)
+    door = Door.of(config, admin)
+    answer = door.ask("GET", "/status")
+    if answer.status_code != 200:
+        fail(f"{door.authority} answers {answer.status_code}: is it the gateway's admin port?")
+    content = answer.content
     try:
         found = msgspec.json.decode(content, type=Status)
     except msgspec.MsgspecError as error:
-        fail(f"{address[0]}:{address[1]} answers what this version does not understand: {error}")
+        fail(f"{door.authority} answers what this version does not understand: {error}")
     if json:
         print(content.decode(), end="")
     else:
         Console().print(render(found))
     sys.exit(1 if found.obstacles else 0)
-
-
-def _door(config: Path, admin: str) -> tuple[tuple[str, int], str | None]:
-    """Where the gateway is asked, and with what token."""
-    try:
-        if admin:
-            return parse_listen(admin), read_token(None)
-        gateway = load(config).gateway
-        return gateway.admin, read_token(gateway.admin_token_file)
-    except ConfigError as error:
-        fail(f"{error}\n--admin host:port asks a gateway without reading its configuration.")
-    except (OSError, ValueError) as error:
-        fail(str(error))
-
-
-def _fetch(address: tuple[str, int], token: str | None) -> bytes:
-    host = _ANYWHERE.get(address[0], address[0])
-    authority = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    try:
-        answer = httpx2.get(f"http://{authority}/status", headers=headers, timeout=_TIMEOUT, trust_env=False)
-    except httpx2.ConnectError:
-        fail(f"The gateway is not running: nothing listens on {authority}.")
-    except httpx2.HTTPError as error:
-        fail(f"{authority} does not answer: {error or type(error).__name__}.")
-    if answer.status_code == 401:
-        fail(f"{authority} wants its admin token: GATEWAY_ADMIN_TOKEN, or gateway.admin_token_file.")
-    if answer.status_code != 200:
-        fail(f"{authority} answers {answer.status_code}: is it the gateway's admin port?")
-    return answer.content
 
 
 def render(found: Status) -> Group:

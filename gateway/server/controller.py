@@ -5,11 +5,12 @@ port. It may be slow, it may refuse, and it never touches a request; without it 
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,18 @@ from gateway.core.endpoint import Health
 from gateway.preflight import VALIDATORS
 from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
-from gateway.server.zone import CONTROLLER, FLUSHED, GENERATION, HEALTH_CHANGES, LOADED, PID, WANTED, WORKER_COUNT, Zone
+from gateway.server.zone import (
+    CONTROLLER,
+    FIRST_WORKER,
+    FLUSHED,
+    GENERATION,
+    HEALTH_CHANGES,
+    LOADED,
+    PID,
+    WANTED,
+    WORKER_COUNT,
+    Zone,
+)
 from gateway.tls.pair import Problem as CertificateProblem
 from gateway.tls.store import CertificateStore
 
@@ -60,7 +72,9 @@ class Controller:
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
         self.prober = Prober(self._on_health)
-        self.drained: set[str] = set()  # endpoints' URLs, by command
+        self.slots: Mapping[str, int] = published.slots
+        self.drained: dict[str, float] = {}  # endpoints' URLs, by command, and when their sessions end
+        self.drained = self._drained_before()
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
@@ -140,11 +154,13 @@ class Controller:
         ]
 
     def rows(self) -> list[memoryview]:
-        return self.zone.workers[: self.zone.header[WORKER_COUNT]]
+        first, count = self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT]
+        return self.zone.workers[first : first + count]
 
     def _apply(self, published: Published, settings: Settings) -> None:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
-        self.drained &= published.slots.keys()
+        self._forget_strangers(published.slots)
+        self.drained = {url: end for url, end in self.drained.items() if url in published.slots}
         self.prober.update(self._targets(settings))
         if settings.auth.jwt != self.issuers:
             self.issuers = list(settings.auth.jwt)
@@ -162,21 +178,48 @@ class Controller:
                     is_drained = endpoint.drain or endpoint.url in self.drained
                     yield Target.of(endpoint.url, version.health or model.health, drain=is_drained)
 
-    def drain(self, urls: set[str], *, is_drained: bool) -> None:
-        """By command: send no new work to these endpoints, or do again."""
-        self.drained = self.drained | urls if is_drained else self.drained - urls
+    def drain(self, urls: set[str], deadline: float | None) -> None:
+        """By command: send no new work to these endpoints, and after `deadline` seconds no session's either."""
+        end = time.monotonic() + deadline if deadline is not None else math.inf
+        self.drained |= dict.fromkeys(urls, end)
         self.prober.update(self._targets(self.reloader.settings))
+        if deadline is not None:
+            self.loop.call_later(deadline, self._end_sessions, urls)
+
+    def undrain(self, urls: set[str]) -> None:
+        """By command: send new work there again."""
+        self.drained = {url: end for url, end in self.drained.items() if url not in urls}
+        self.prober.update(self._targets(self.reloader.settings))
+
+    def _end_sessions(self, urls: set[str]) -> None:
+        """The deadline of a drain: what is still drained counts as down, so that no session is kept there."""
+        now = time.monotonic()
+        for url in urls:
+            if self.drained.get(url, math.inf) <= now:
+                self._write_health(url, Health.DOWN)
 
     def _on_health(self, url: str, health: Health, reason: str) -> None:
         """Write an endpoint's state into its cell. What a cell already says outlives a controller: that nothing is
         known anew does not undo it."""
-        slot = self.reloader.published.slots.get(url)
-        if slot is None:
-            return
-        cell = self.zone.health[slot]
-        if health is not Health.CHECKING or cell == Health.DRAINING:
-            self.zone.health[slot] = health
+        slot = self.slots.get(url)
+        if slot is not None and (health is not Health.CHECKING or self.zone.health[slot] == Health.DRAINING):
+            self._write_health(url, health)
+
+    def _write_health(self, url: str, health: Health) -> None:
+        self.zone.health[self.slots[url]] = health
         self.zone.header[HEALTH_CHANGES] += 1
+
+    def _forget_strangers(self, slots: Mapping[str, int]) -> None:
+        """A cell that an endpoint is new in says nothing of it yet."""
+        before, self.slots = self.slots, slots
+        for url in slots.keys() - before.keys():
+            self._write_health(url, Health.CHECKING)
+
+    def _drained_before(self) -> dict[str, float]:
+        """What a predecessor of this process was told to drain, as the cells still say."""
+        configured = {target.url for target in self._targets(self.reloader.settings) if target.drain}
+        found = {url for url, slot in self.slots.items() if self.zone.health[slot] == Health.DRAINING}
+        return dict.fromkeys(found - configured, math.inf)
 
     def _on_wanted(self) -> None:
         """A worker saw a token of a key that its issuer did not have when last asked."""

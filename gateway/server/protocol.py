@@ -29,6 +29,7 @@ from gateway.server.target import prepare
 
 _PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
 _PIPELINE_PAUSE = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
+_FAREWELL = 1.0  # seconds that an idle connection is kept when the server stops
 _LINGER = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
 # llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
 _OTHER_PROTOCOLS = frozenset(
@@ -48,8 +49,8 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_head_done",
-        "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme", "server", "state",
+        "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_ending",
+        "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme", "server", "state",
         "target", "transport", "unfruitful", "write_waiters",
     )  # fmt: skip
 
@@ -67,6 +68,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.deadline = NEVER
         self.closing = False  # whatever comes is not read any more
         self.is_paused = False  # the transport's write buffer is full
+        self.is_ending = False
         self.is_lingering = False
         self.backlog = 0  # bytes the client had yet to take when it was last looked at
         self.is_head_done = False
@@ -186,7 +188,7 @@ class EdgeProtocol(asyncio.Protocol):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
         scope = self._scope(method, version)
         answer = Answer(self, scope)
-        answer.is_kept = parser.should_keep_alive() or parser.should_upgrade()
+        answer.is_kept = not self.is_ending and (parser.should_keep_alive() or parser.should_upgrade())
         fields = answer.exchange.fields = dict(self.headers)
         if b"expect" in fields:
             answer.expects = version == "1.1" and fields[b"expect"].lower() == b"100-continue"
@@ -229,11 +231,13 @@ class EdgeProtocol(asyncio.Protocol):
             self.transport.resume_reading()
 
     def shutdown(self) -> None:
-        """uvicorn's call when the server stops: idle connections close now, busy ones after their answer."""
+        """uvicorn's call when the server stops: a busy connection closes after its answers. An idle one gets the time
+        for one more request, which may be on its way, and closes behind its answer."""
+        self.is_ending = True
         if self.answer is None:
-            self._close()
+            self.deadline = min(self.deadline, monotonic() + _FAREWELL)
         else:
-            self.answer.is_kept = False
+            self._latest().is_kept = False
 
     # --- inside ---
 

@@ -43,14 +43,15 @@ class View:
         return merge(self.controller.reloader.settings.gateway.state_dir / "metrics")
 
     def endpoints(self) -> Sequence[EndpointView]:
+        alive = [worker for worker, row in enumerate(self.zone.workers) if row[PID]]  # a predecessor's too
         return [
             EndpointView(
                 model=model,
                 version=version,
                 url=url,
                 health=Health(self.zone.health[slot]),
-                in_flight=sum(counts[slot] for counts in self.zone.in_flight[: len(self.controller.rows())]),
-                latency=self._latency(slot),
+                in_flight=sum(self.zone.in_flight[worker][slot] for worker in alive),
+                latency=self._latency(slot, alive),
                 weight=weight,
             )
             for model, version, url, weight in self._members()
@@ -91,12 +92,12 @@ class View:
         problems = await self.controller.reloader.reload()
         return not problems, problems
 
-    async def drain(self, target: str) -> int:
+    async def drain(self, target: str, deadline: float | None = None) -> int:
         if target == GATEWAY:
             self.is_drained = True
             return 1
         urls = self._urls(target)
-        self.controller.drain(urls, is_drained=True)
+        self.controller.drain(urls, deadline)
         return len(urls)
 
     async def undrain(self, target: str) -> int:
@@ -104,7 +105,7 @@ class View:
             self.is_drained = False
             return 1
         urls = self._urls(target)
-        self.controller.drain(urls, is_drained=False)
+        self.controller.undrain(urls)
         return len(urls)
 
     def _members(self) -> Iterator[tuple[str, str, str, float]]:
@@ -117,6 +118,6 @@ class View:
         """The endpoints that a URL, `model` or `model@version` means."""
         return {url for model, version, url, _ in self._members() if target in (url, model, f"{model}@{version}")}
 
-    def _latency(self, slot: int) -> float:
-        samples = [cells[slot] for cells in self.zone.latency[: len(self.controller.rows())] if cells[slot] > 0.0]
+    def _latency(self, slot: int, workers: Sequence[int]) -> float:
+        samples = [cell for worker in workers if (cell := self.zone.latency[worker][slot]) > 0.0]
         return sum(samples) / len(samples) if samples else 0.0

@@ -29,7 +29,7 @@ from gateway.edge.tokens import Tokens
 from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
-from gateway.server.stoppable import Stoppable
+from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
 from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
 from gateway.stores.keys import EMPTY, KeyTable
@@ -46,10 +46,10 @@ SESSION_SECRETS = "session.secret"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: its slot among `count`, the sockets that are its own, the zone, the state's folder."""
+    """Where a worker works: its slot among `slots`, the sockets that are its own, the zone, the state's folder."""
 
     slot: int
-    count: int
+    slots: range  # of all workers
     https: socket.socket
     http: socket.socket | None
     zone: Zone
@@ -69,7 +69,7 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self._take(self.published, self.settings)
-        self.server = Stoppable(self._config(self.tls))
+        self.server = EdgeServer(self._config(self.tls), self.settings.tls.handshake_timeout)
         self.is_swapping = False
 
     async def run(self) -> None:
@@ -98,7 +98,7 @@ class Worker:
         place, gateway = self.place, self.settings.gateway
         log = gateway.access_log.path
         return Runtime(
-            row=place.zone.row(place.slot, place.count),
+            row=place.zone.row(place.slot, place.slots),
             recorder=Recorder(place.slot, place.state_dir / "metrics"),
             journal=Journal(log) if log else None,
             sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),

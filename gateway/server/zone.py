@@ -8,7 +8,7 @@ eight bytes are written by one store. The token buckets behind the arrays take b
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gateway.core.endpoint import Row
@@ -18,8 +18,8 @@ from gateway.stores.leases import SharedLeases, size_of
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
 
 # Words of the header, 8 bytes each, and who writes them.
-MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT = range(6)  # all but the controller's
-# own (CONTROLLER, GENERATION, HEALTH_CHANGES) are the master's
+LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, FIRST_WORKER = range(8)
+# All but the controller's own (CONTROLLER, GENERATION, HEALTH_CHANGES) are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
 PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED = range(6)  # WANTED: a bit for each issuer whose keys are missed
@@ -32,6 +32,7 @@ _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
 _FIXED = _HEADER + _ROWS + _HEALTH + _IN_FLIGHT + _LATENCY
 _LEASES = size_of()
+_LAYOUT: Final = 1  # raised with every change of where things are
 
 
 class Zone:
@@ -68,16 +69,23 @@ class Zone:
         fd = os.memfd_create("gateway-zone", os.MFD_CLOEXEC)
         size = _FIXED + _LEASES + bucket_bytes
         os.ftruncate(fd, size)
-        return cls(fd, size)
+        zone = cls(fd, size)
+        zone.header[LAYOUT] = _LAYOUT
+        return zone
 
     @classmethod
     def adopt(cls, fd: int) -> "Zone":
-        """The zone of a predecessor, inherited over exec."""
-        return cls(fd, os.fstat(fd).st_size)
+        """The zone of a predecessor, inherited over exec. Raises ValueError if it is laid out in another way."""
+        size = os.fstat(fd).st_size
+        zone = cls(fd, size) if size > _FIXED + _LEASES else None
+        if zone is None or zone.header[LAYOUT] != _LAYOUT:
+            raise ValueError("the predecessor's zone has another layout")
+        os.set_inheritable(fd, False)
+        return zone
 
-    def row(self, worker: int, count: int) -> Row:
-        """The cells of one of `count` workers."""
-        others: Sequence[Sequence[int]] = [self.in_flight[i] for i in range(count) if i != worker]
+    def row(self, worker: int, slots: Iterable[int]) -> Row:
+        """The cells of one of the workers in `slots`."""
+        others: Sequence[Sequence[int]] = [self.in_flight[i] for i in slots if i != worker]
         changes = self.header[HEALTH_CHANGES : HEALTH_CHANGES + 1]
         return Row(self.health, self.in_flight[worker], others, changes)
 
