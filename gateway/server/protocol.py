@@ -50,7 +50,8 @@ class EdgeProtocol(asyncio.Protocol):
 
     __slots__ = (
         "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_ending",
-        "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme", "server", "state",
+        "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme",
+        "server", "state",
         "target", "transport", "unfruitful", "write_waiters",
     )  # fmt: skip
 
