@@ -1,0 +1,1 @@
+"""What makes the load; its CPU is never counted."""

@@ -1,0 +1,95 @@
+"""The table: what is compared with what, under which bar.
+
+The gateway runs with everything on, one worker; bars are ratios of its first measure to a peer's.
+"""
+
+from bench import runs
+from bench.contestants import TABLE, Contestant
+from bench.load.wrk import Load
+from bench.row import Row
+
+_GATEWAY, _HAPROXY, _NGINX = TABLE["gateway"], TABLE["haproxy"], TABLE["nginx"]
+_STREAMING = _NGINX.with_words(buffering="off")
+_JWT = {"auth": "jwt", "authentication_file": "haproxy-jwt.cfg"}
+_MANY = {"model_count": 500, "endpoint_count": 20, "key_count": 10_000}
+
+
+def _scaled(name: str, **words: object) -> Contestant:
+    return _GATEWAY.with_words(name, **words)
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row(
+            "small",
+            "small JSON POST over TLS, 32 kept-alive clients",
+            ("CPU µs/request",),
+            [TABLE[name] for name in ("gateway", "haproxy", "nginx", "envoy", "envoy, all policies", "vllm-router",
+                                      "sglang-router", "litellm")],
+            runs.PerRequest(Load()),
+            bars={"haproxy": 2.9, "envoy": 1.0, "vllm-router": 1.0, "sglang-router": 1.0},
+        ),
+        Row(
+            "jwt",
+            "the same with RS256 JWTs, one for each client",
+            ("CPU µs/request",),
+            [_GATEWAY.with_words(**_JWT), _HAPROXY.with_words(**_JWT)],
+            runs.PerRequest(Load(credentials="tokens")),
+        ),
+        Row(
+            "streams",
+            "200 SSE streams of 50 events/s over TLS",
+            ("CPU µs/event",),
+            [_GATEWAY, _STREAMING],
+            runs.PerEvent(streams=200, rate=50),
+            upstream=runs.start_streaming_upstream,
+            warm_up=0,
+        ),
+        Row(
+            "idle",
+            "1,000 idle SSE streams over TLS",
+            ("PSS KiB/stream", "RSS KiB/stream", "CPU ms/s"),
+            [_GATEWAY, _STREAMING],
+            runs.PerIdleStream(streams=1000),
+            upstream=runs.start_streaming_upstream,
+            is_fresh=True,
+        ),
+        Row(
+            "upload",
+            "requests of 64 KiB over TLS",
+            ("CPU µs/MiB",),
+            [_GATEWAY, _STREAMING, _NGINX.with_words("nginx, buffering")],
+            runs.PerMiB(Load(body=64 * 1024)),
+        ),
+        Row(
+            "download",
+            "answers of 1 MiB over TLS",
+            ("CPU µs/MiB",),
+            [_GATEWAY, _STREAMING, _NGINX.with_words("nginx, buffering")],
+            runs.PerMiB(Load(method="GET", clients=8, paths=["/models/demo/large"])),
+        ),
+        Row(
+            "handshake",
+            "a new TLS 1.3 connection for every request, ECDSA P-256",
+            ("CPU µs/request",),
+            [_GATEWAY, _HAPROXY],
+            runs.PerRequest(Load(is_kept=False)),
+        ),
+        Row(
+            "latency",
+            "latency that is added at half of the gateway's saturation rate",
+            ("added p50 µs", "added p99 µs", "direct p50 µs", "direct p99 µs", "requests/s"),
+            [_GATEWAY, _HAPROXY, _NGINX],
+            runs.AddedLatency(),
+        ),
+        Row(
+            "scale",
+            "500 models of 20 endpoints and 10,000 keys, all in use, against 1 model of 20 and 1 key",
+            ("CPU µs/request", "start s", "reload s", "reload CPU s", "PSS MiB"),
+            [_scaled("gateway, 500 models", **_MANY), _scaled("gateway, 1 model", endpoint_count=20, key_count=1)],
+            runs.AtScale(),
+            is_fresh=True,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""What stands in for model servers; its CPU is never counted."""
