@@ -155,7 +155,7 @@ class Answer:
                 if self.exchange.departed:
                     raise ClientLeft
         elif kind == "http.response.start":
-            if self.head is not None or self.is_started:
+            if self.is_started:  # until then, an error may take the place of a head that nothing followed
                 raise RuntimeError("an answer starts once")
             self.head = (message["status"], list(message.get("headers", ())))
         else:

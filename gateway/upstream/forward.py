@@ -187,7 +187,8 @@ class Call:
         while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
             headers = edits.pop()(headers)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        if not reply.chunks and not reply.is_complete and b"content-length" not in reply.fields:
+        is_waiting = not reply.chunks and not reply.is_complete and connection.error is None
+        if is_waiting and b"content-length" not in reply.fields:
             # The first event may be long in coming. A body of known length is not, and one write takes both.
             await send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
