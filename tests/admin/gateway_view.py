@@ -21,6 +21,7 @@ class Gateway:
         self.generation = 7
         self.started = time.time() - 3600.0
         self.drained: list[str] = []
+        self.deadlines: list[float | None] = []
         self.problems: list[str] = []
         self.pids = [101, 102]
         self.endpoint_views = [
@@ -74,9 +75,10 @@ class Gateway:
             self.generation += 1
         return not self.problems, self.problems
 
-    async def drain(self, target: str) -> int:
+    async def drain(self, target: str, deadline: float | None = None) -> int:
         count = self._count(target)
         self.drained += [target] * bool(count)
+        self.deadlines += [deadline] * bool(count)
         return count
 
     async def undrain(self, target: str) -> int:

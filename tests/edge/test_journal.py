@@ -78,6 +78,7 @@ def log(path: str, *records: tuple[dict[str, Any], Exchange], wall: float = 0.0)
     async def main() -> Journal:
         journal = Journal(path, wall=lambda: wall)
         for given_scope, given_exchange in records:
+            given_exchange.fields = dict(given_scope["headers"])
             journal.record(given_scope, given_exchange, 0.0123456)
         journal.close()
         return journal
