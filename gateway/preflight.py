@@ -10,6 +10,7 @@ from gateway.admin.guard import check_exposure, read_token
 from gateway.config.problems import Problem, render_key
 from gateway.config.settings import PluginSettings, Settings
 from gateway.control.keys import load_keys
+from gateway.control.reload import key_files
 from gateway.edge.tokens import Tokens
 from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
@@ -36,6 +37,11 @@ def issuers(settings: Settings) -> Iterator[Problem]:
         Tokens(settings.auth.jwt)
     except ValueError as error:
         yield Problem("", 0, "auth.jwt", str(error))
+
+
+def issuers_keys(settings: Settings) -> Iterator[Problem]:
+    """Issuers' keys that are in files can be used."""
+    yield from key_files(settings, None)[1]
 
 
 def certificates(settings: Settings) -> Iterator[Problem]:
@@ -71,8 +77,8 @@ def keys(settings: Settings) -> Iterator[Problem]:
 
 
 VALIDATORS = (plugins, issuers, admin)
-"""For a reload, which reads the keys itself; a bad certificate is reported by the store, which serves the last good
-one on."""
+"""For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
+the last good one on."""
 
-EVERYTHING = (*VALIDATORS, keys, certificates)
+EVERYTHING = (*VALIDATORS, keys, issuers_keys, certificates)
 """For `gateway check`."""

@@ -54,7 +54,7 @@ class _Source:
     issuer: str
     algorithms: Sequence[str]
     place: str | Path  # a URL, or a file
-    asked: float = -inf  # when it was last read, by the clock
+    asked: float = -inf  # when it was last read because somebody asked, by the clock
     failures: int = 0  # in a row
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -73,6 +73,11 @@ def load_files(issuers: Iterable[Issuer]) -> dict[str, bytes]:
             except (OSError, ValueError) as error:
                 raise ValueError(f"{source.place}: {_tell(error)}") from error
     return keys
+
+
+def key_of_file(entry: Issuer) -> str:
+    """Which key of the entry names its file."""
+    return "public_key_file" if entry.public_key_file is not None else "jwks_file"
 
 
 class Jwks:
@@ -117,6 +122,7 @@ class Jwks:
         before = self.keys.get(issuer)
         async with source.lock:
             if self._clock() - source.asked >= _ASK_PERIOD:
+                source.asked = self._clock()
                 await self._update(source)
         return self.keys.get(issuer) != before
 
@@ -132,7 +138,6 @@ class Jwks:
 
     async def _update(self, source: _Source) -> float:
         """Read the source once -> seconds until it should be read again."""
-        source.asked = self._clock()
         try:
             if isinstance(source.place, Path):
                 text, delay = _read(source.place), _FILE_PERIOD

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from gateway.config.load import read
-from gateway.config.problems import ConfigError, Problem
+from gateway.config.problems import ConfigError, Problem, render_key
 from gateway.config.settings import Settings
 from gateway.control import publish
+from gateway.control.jwks import key_of_file, load_files
 from gateway.control.keys import load_keys
 from gateway.control.publish import Published
 from gateway.stores.keyfile import KeyFileError
@@ -32,6 +33,8 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         pass  # no key has been made yet
     except (KeyFileError, OSError) as error:
         problems += [Problem("", 0, "", line) for line in str(error).splitlines()]
+    jwks, unusable = key_files(settings, before)
+    problems += map(marks.complete, unusable)
     try:
         slots = publish.assign_slots(publish.urls_of(settings), before.slots if before else {})
     except publish.TooManyEndpoints as error:
@@ -45,9 +48,24 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         folder=str(config.resolve().parent),
         slots=slots,
         keys=keys,
-        jwks=before.jwks if before else {},
+        jwks=jwks,
     )
     return published, settings
+
+
+def key_files(settings: Settings, before: Published | None) -> tuple[dict[str, bytes], list[Problem]]:
+    """The keys of issuers, those in files included, and which files cannot be used. An entry that stays as it was is
+    not looked at: if its file broke since, its keys stay in use, and nothing else is held up by it."""
+    jwks = dict(before.jwks) if before else {}
+    known = before.read_settings().auth.jwt if before else []
+    problems = []
+    for index, entry in enumerate(settings.auth.jwt):
+        if entry not in known:
+            try:
+                jwks |= load_files([entry])
+            except ValueError as error:
+                problems.append(Problem("", 0, render_key(("auth", "jwt", index, key_of_file(entry))), str(error)))
+    return jwks, problems
 
 
 class Reloader:

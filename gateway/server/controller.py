@@ -41,6 +41,7 @@ from gateway.server.zone import (
     WANTED,
     WORKER_COUNT,
     Zone,
+    wanted_bit,
 )
 from gateway.tls.pair import Problem as CertificateProblem
 from gateway.tls.store import CertificateStore
@@ -227,7 +228,7 @@ class Controller:
         for row in self.rows():
             wanted |= row[WANTED]
         for index, issuer in enumerate(self.issuers):
-            if wanted >> index & 1 and self.jwks is not None:
+            if wanted & wanted_bit(index) and self.jwks is not None:
                 self._do(self.jwks.refresh(issuer.issuer))
 
     # --- for the view ---

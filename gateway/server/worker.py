@@ -31,7 +31,7 @@ from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
-from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone
+from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone, wanted_bit
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.client import upstream_context
 from gateway.tls.store import CertificateStore
@@ -157,16 +157,17 @@ class Worker:
         self.row[FLUSHED] += 1
 
     async def _ask_for_keys(self, issuer: str) -> bool:
-        """Have the controller fetch an issuer's keys; True once a generation with news is in use here."""
+        """Have the controller fetch an issuer's keys; True once a generation with other ones is in use here."""
         names = [entry.issuer for entry in self.settings.auth.jwt]
-        before = self.published.generation
-        self.row[WANTED] |= 1 << names.index(issuer)
+        before = self.published.jwks.get(issuer)
+        bit = wanted_bit(names.index(issuer))
+        self.row[WANTED] |= bit
         try:
             os.kill(self.place.zone.header[CONTROLLER], signal.SIGUSR1)
-            while self.published.generation == before:
+            while self.published.jwks.get(issuer) == before:  # another issuer's news is none
                 await asyncio.sleep(_ASK_SECONDS)
         finally:
-            self.row[WANTED] = 0
+            self.row[WANTED] &= ~bit
         return True
 
     # --- what it does by itself ---

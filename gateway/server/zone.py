@@ -35,6 +35,12 @@ _LEASES = size_of()
 _LAYOUT: Final = 1  # raised with every change of where things are
 
 
+def wanted_bit(index: int) -> int:
+    """The bit of WANTED for the issuer of this index. There are 63 in a signed word; issuers that share one are asked
+    together, which costs a request more."""
+    return 1 << index % 63
+
+
 class Zone:
     """The arrays, as memoryviews."""
 

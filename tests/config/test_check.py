@@ -1,9 +1,13 @@
 """`gateway check`."""
 
+import pytest
+
 from gateway.cli.check import check
-from gateway.config.problems import Problem
+from gateway.config.problems import ConfigError, Problem
+from gateway.control.reload import prepare
 from gateway.preflight import EVERYTHING
 from tests.config.routes_file import MODEL, ROOT
+from tests.edge.auth_makers import ec_key, pem
 
 
 def written(folder, text):
@@ -95,3 +99,27 @@ def test_the_file_of_the_repository_is_right(capsys):
     assert check(ROOT / "routes.yaml") == 0
     out, err = capsys.readouterr()
     assert (out.rpartition("/")[2], err) == ("routes.yaml: ok: 1 model, 2 endpoints\n", "")
+
+
+@pytest.mark.parametrize("key", ["public_key_file", "jwks_file"])
+def test_an_issuers_file_that_is_not_there_is_named_with_its_line(key, tmp_path, capsys):
+    text = f"auth:\n  jwt:\n    - issuer: a\n      algorithms: [ES256]\n      {key}: missing.pem\n"
+    path = written(tmp_path, text + MODEL)
+    assert check(path, EVERYTHING) == 1
+    assert f"{path}:5: auth.jwt[0].{key}: {tmp_path}/missing.pem: " in capsys.readouterr().err
+
+
+def test_a_start_refuses_an_issuers_file_that_cannot_be_used_and_a_reload_keeps_what_it_had(tmp_path):
+    text = "auth: {jwt: [{issuer: a, algorithms: [ES256], public_key_file: a.pem}]}\n"
+    path = written(tmp_path, text + MODEL)
+    with pytest.raises(ConfigError, match=r"routes.yaml:1: auth.jwt\[0\].public_key_file"):
+        prepare(path, None)
+    (tmp_path / "a.pem").write_bytes(pem(ec_key()))
+    published, _ = prepare(path, None)
+    assert list(published.jwks) == ["a"]
+    (tmp_path / "a.pem").write_bytes(b"broken")
+    again, _ = prepare(path, published)
+    assert again.jwks == published.jwks, "an issuer in trouble holds up no other change"
+    written(tmp_path, text.replace("a.pem", "b.pem") + MODEL)
+    with pytest.raises(ConfigError, match=r"b\.pem"):
+        prepare(path, published)

@@ -226,6 +226,14 @@ def test_a_look_out_of_turn_finds_a_new_key_and_is_taken_once_in_ten_seconds() -
     assert stage.published[-1] == {"one": normal(EC, OTHER)}
 
 
+def test_a_key_that_is_new_right_after_a_fetch_is_looked_for_at_once() -> None:
+    async def act(stage: Stage) -> None:
+        stage.clock.now = 1.0
+        assert await stage.jwks.refresh("one")
+
+    assert len(play([ok(EC), ok(OTHER)], rounds=1, act=act).source.asked) == 2
+
+
 def test_those_who_look_at_the_same_time_ask_once_and_all_hear_the_news() -> None:
     found: list[bool] = []
 

@@ -1,0 +1,50 @@
+"""Issuers of JWTs over real connections: keys that are replaced while tokens come in."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.e2e.harness import DemoModel, Gateway, served, until
+from tests.e2e.harness_issuer import Issuer
+
+READY = "/models/demo/v2/health/ready"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[DemoModel]:
+    with DemoModel() as demo:
+        yield demo
+
+
+def status(gateway: Gateway, token: str, path: str = READY) -> int:
+    with gateway.client(headers={"authorization": f"Bearer {token}"}) as client:
+        return int(client.get(path).status_code)
+
+
+def test_issuers_that_replace_their_keys_at_once_are_all_believed_at_once_and_the_old_ones_no_more(
+    demo: DemoModel,
+) -> None:
+    with Issuer() as one, Issuer() as other:
+        entries = {"auth": {"jwt": [one.entry(), other.entry()]}}
+        with Gateway({"demo": served([demo.url], auth=["jwt"])}, entries) as gateway:
+            old = one.token()
+            until(lambda: status(gateway, old) == 200, "the first keys")
+            until(lambda: status(gateway, other.token()) == 200, "the other issuer's first keys")
+            one.rotate("second")
+            other.rotate("second")
+            one.delay, other.delay = 0.3, 0.6  # one's news comes while the other's are waited for
+            with ThreadPoolExecutor() as pool:
+                fresh = [pool.submit(status, gateway, issuer.token()) for issuer in (one, other, one, other)]
+            assert [each.result() for each in fresh] == [200] * 4
+            assert status(gateway, old) == 401, "its key is withdrawn"
+
+
+def test_tokens_of_keys_that_do_not_exist_do_not_make_the_gateway_pester_the_issuer(demo: DemoModel) -> None:
+    models = {"demo": served([demo.url], auth=["jwt"])}
+    with Issuer() as issuer, Gateway(models, {"auth": {"jwt": [issuer.entry()]}}) as gateway:
+        until(lambda: status(gateway, issuer.token()) == 200, "the keys")
+        before = len(issuer.asked)
+        assert [status(gateway, issuer.token({"kid": f"no-{n}"})) for n in range(8)] == [401] * 8
+        assert len(issuer.asked) - before == 1
+        assert status(gateway, issuer.token()) == 200
