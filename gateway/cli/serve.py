@@ -2,8 +2,10 @@
 
 import logging
 import os
+import resource
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +15,10 @@ import typer
 from gateway import plugin
 from gateway.admin.guard import check_exposure, read_token
 from gateway.cli.output import fail
-from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.settings import Settings
 from gateway.control import publish, reload
+from gateway.core.session import Sessions
 from gateway.edge import meters
 from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
@@ -40,61 +42,102 @@ def serve(config: Config = Path("routes.yaml")) -> None:
     )
     for noisy in ("httpx2", "httpcore2", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    plugin.make_importable(config.absolute().parent)
     handover = inherited()
+    before = _published_before(handover)
     try:
-        published, settings = reload.prepare(config, _published_before(config, handover), VALIDATORS)
-    except ConfigError as error:
+        plugin.make_importable(config.absolute().parent)
+        published, settings = reload.prepare(config, before, VALIDATORS)
+    except (ConfigError, plugin.PluginError) as error:
         fail(str(error))
     try:
-        master = _master(config, settings, published, handover)
+        _raise_open_files()
+        _ready_folder(settings)
+        zone = _zone(handover if before else None)
+        master = _master(config, settings, zone, handover)
+        # Last: a start that fails, because a gateway has the port already, must not disturb that one.
+        if handover is None:
+            meters.clear(settings.gateway.state_dir / "metrics")
+        publish.write(settings.gateway.state_dir, published)
     except (OSError, ValueError, authority.CannotIssue) as error:
-        fail(f"the gateway cannot start: {error}")
-    host, port = settings.gateway.https
-    _log.info("serving %d models on https://%s:%d with %d workers", len(settings.models), host, port, master.count)
+        fail(f"the gateway cannot start: {_explain(error)}")
     sys.exit(master.run())
 
 
-def _published_before(config: Path, handover: Handover | None) -> publish.Published | None:
+def _explain(error: Exception) -> str:
+    """Without the number that `str` puts in front of a system's error."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+
+
+def _published_before(handover: Handover | None) -> publish.Published | None:
     """What the predecessor published last: its generation is continued, its endpoints keep their cells in the zone."""
     if handover is None:
         return None
     try:
-        return publish.read(load(config).gateway.state_dir)
-    except (OSError, msgspec.DecodeError, ConfigError):  # the configuration is read again, and judged, right after
+        return publish.read(Path(handover.state_dir))
+    except (OSError, msgspec.DecodeError):
         return None
 
 
+def _raise_open_files() -> None:
+    """Two descriptors for a request: the soft limit, often 1,024 for the sake of select(2), is soon too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _ready_folder(settings: Settings) -> None:
+    """What every worker will open there, and the access log, opened once: here a failure is one line. Raises OSError,
+    ValueError."""
+    state_dir, log = settings.gateway.state_dir, settings.gateway.access_log.path
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state_dir / "metrics").mkdir(exist_ok=True)
+        _ensure_secret(state_dir / SESSION_SECRETS)
+        with tempfile.TemporaryFile(dir=state_dir):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"gateway.state_dir cannot be used: {error.strerror}", error.filename) from None
+    try:
+        Sessions([(state_dir / SESSION_SECRETS).read_bytes()])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the secret of sessions cannot be used: {_explain(error)}") from None
+    if log and log != "-":
+        try:
+            os.close(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        except OSError as error:
+            raise OSError(error.errno, f"gateway.access_log cannot be opened: {error.strerror}", log) from None
+
+
 def _zone(handover: Handover | None) -> Zone:
-    """The predecessor's, with all its counts and buckets, if this version reads it; a fresh one otherwise."""
+    """The predecessor's, with all its counts and buckets, if this version reads it; a fresh one otherwise. Raises
+    OSError."""
     if handover is not None:
         try:
             return Zone.adopt(handover.zone)
         except ValueError as error:
             _log.warning("%s: buckets and counts begin anew", error)
-    return Zone.create(size_of())
+    try:
+        return Zone.create(size_of())
+    except OSError as error:
+        raise OSError(error.errno, f"no shared memory for the zone: {error.strerror}") from None
 
 
-def _master(config: Path, settings: Settings, published: publish.Published, handover: Handover | None) -> Master:
+def _master(config: Path, settings: Settings, zone: Zone, handover: Handover | None) -> Master:
     """Raises OSError, ValueError, CannotIssue."""
     check_exposure(settings.gateway.admin[0], read_token(settings.gateway.admin_token_file))
     limit_groups()
-    created = authority.ensure(settings.tls.certificates)
+    try:
+        created = authority.ensure(settings.tls.certificates)
+    except OSError as error:
+        raise OSError(error.errno, f"tls.certificates cannot be used: {error.strerror}", error.filename) from None
     if created is not None:
         _log.info("made a development certificate for %s", ", ".join(created.names))
         print(created.how_to_trust(settings.gateway.https[1]), file=sys.stderr)
     certificates = CertificateStore(settings.tls.certificates, settings.tls)
     for problem in certificates.reload():
         _log.warning("%s", problem)
-    state_dir = settings.gateway.state_dir
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _ensure_secret(state_dir / SESSION_SECRETS)
-    master = Master(settings, config, _zone(handover), certificates, handover)
-    # Last: a start that fails, because a gateway has the port already, must not disturb that one.
-    if handover is None:
-        meters.clear(state_dir / "metrics")
-    publish.write(state_dir, published)
-    return master
+    return Master(settings, config, zone, certificates, handover)
 
 
 def _ensure_secret(path: Path) -> None:

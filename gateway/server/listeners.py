@@ -27,6 +27,7 @@ class Handover:
     zone: int
     first_slot: int
     predecessor: int  # a pid
+    state_dir: str  # where it published
 
     @property
     def descriptors(self) -> list[int]:
@@ -59,9 +60,9 @@ class Listeners:
 
         Taken over or not, an address that a predecessor listens on is shared with it until it is gone.
         """
-        old = handover or Handover([], [], -1, -1, 0, 0)
+        old = handover or Handover([], [], -1, -1, 0, 0, "")
         https = _public(gateway.https, count, old.https)
-        http = _public(gateway.http, count, old.http) if gateway.http else []
+        http = _public(gateway.http, count, old.http) if gateway.http else _closed(old.http)
         admin = _taken([old.admin], gateway.admin) if handover else []
         return cls(https, http, admin[0] if admin else bind(gateway.admin))
 
@@ -81,12 +82,22 @@ class Listeners:
 def _public(address: tuple[str, int], count: int, inherited: list[int]) -> list[socket.socket]:
     """`count` sockets on one address. Raises OSError, also if a stranger listens there: SO_REUSEPORT alone would let
     two gateways share a port unawares, so the first bind of a fresh start is one that tolerates nobody."""
-    sockets = _taken(inherited, address)[:count]
+    taken = _taken(inherited, address)
+    sockets = taken[:count]
+    for surplus in taken[count:]:
+        surplus.close()
     if not sockets:
         probe = bind(address)
         address = probe.getsockname()[:2]
         probe.close()
     return sockets + [bind(address, is_shared=True) for _ in range(count - len(sockets))]
+
+
+def _closed(descriptors: list[int]) -> list[socket.socket]:
+    """Nothing: an inherited socket that nobody accepts from must not go on listening."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return []
 
 
 def _taken(descriptors: list[int], address: tuple[str, int]) -> list[socket.socket]:

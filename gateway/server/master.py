@@ -10,7 +10,9 @@ in the middle of something.
     SIGQUIT           from that successor, once it serves: finish what runs, and go
 """
 
+import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -21,8 +23,10 @@ from pathlib import Path
 
 from gateway.config.settings import Settings
 from gateway.server import controller, worker
+from gateway.server.children import CONTROLLER, Children, name_of, tell
 from gateway.server.listeners import VARIABLE, Handover, Listeners
-from gateway.server.zone import DRAINING, FIRST_WORKER, MASTER, PID, WORKER_COUNT, WORKERS, Zone, end_with_parent
+from gateway.server.notify import notify
+from gateway.server.zone import DRAINING, FIRST_WORKER, MASTER, PID, WORKER_COUNT, WORKERS, Zone
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.master")
@@ -32,9 +36,6 @@ _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
 _READY_SECONDS = 60.0  # a successor whose workers do not serve by then leaves its predecessor alone
-_CONTROLLER = -1  # its slot among the children
-_CRASH_SECONDS = 1.0  # a child that lived shorter is started again only after a pause
-_CRASH_PAUSE = 1.0
 
 
 class Master:
@@ -55,18 +56,19 @@ class Master:
         self.certificates = certificates
         self.handover = handover
         self.tls = certificates.server_context()
-        self.count = worker_count(settings)
-        self.first = handover.first_slot if handover else 0  # row of the zone of the first worker
-        self.listeners = Listeners.open(settings.gateway, self.count, handover)
+        self.pid_file = settings.gateway.state_dir / PID_FILE
+        count = worker_count(settings)
+        first = handover.first_slot if handover else 0
+        self.slots = range(first, first + count)  # the rows of the zone that our workers have
+        self.listeners = Listeners.open(settings.gateway, count, handover)
+        self.children = Children(zone, self._be)
         self.successor: subprocess.Popen[bytes] | None = None
+        self.is_up = False  # every worker has served
+        self.has_failed = False  # a child ended before that
         self.is_relieved = False  # a successor serves
-        self.children: dict[int, int] = {}  # pid -> slot
-        self.started: dict[int, float] = {}  # slot -> when
-        self.due: dict[int, float] = {}  # slot -> when it may be started again
         self.stopping = 0  # how many times we were told to stop
-        zone.header[MASTER] = os.getpid()
-        zone.header[WORKER_COUNT] = self.count
-        zone.header[FIRST_WORKER] = self.first
+        self.is_closed = False  # nothing is accepted any more
+        self._sign_zone()
         zone.header[DRAINING] = 0
 
     # --- the life of it ---
@@ -74,89 +76,85 @@ class Master:
     def run(self) -> int:
         """Serve until told to stop; -> the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        for slot in (*self.slots, _CONTROLLER):
-            self.start(slot)
-        if self.handover is not None:
-            self._relieve(self.handover.predecessor)
-        self._write_pid()
+        for slot in (*self.slots, CONTROLLER):
+            self.children.start(slot)
+        if not self._come_up():
+            return self._give_up()
         while not self.stopping:
-            self.wait(self._until_due())
-            self._start_due()
+            self.wait(self.children.until_due())
+            self.children.start_due()
         return self.stop()
 
-    @property
-    def slots(self) -> range:
-        """The rows of the zone that our workers have."""
-        return range(self.first, self.first + self.count)
+    def _come_up(self) -> bool:
+        """Wait until every worker serves, and let a predecessor go; False if that will not be.
 
-    def _relieve(self, predecessor: int) -> None:
-        """Let the predecessor go as soon as every worker of ours serves."""
-        rows = self.zone.workers
-        self._wait_for(lambda: all(rows[slot][PID] for slot in self.slots) or self.stopping > 0, _READY_SECONDS)
-        if all(rows[slot][PID] for slot in self.slots) and os.getppid() == predecessor:
+        A child that ends before has something wrong that trying again would not mend, and a predecessor serves on."""
+        rows = [self.zone.workers[slot] for slot in self.slots]
+        limit = _READY_SECONDS if self.handover else math.inf
+        self._wait_for(lambda: self.has_failed or self.stopping > 0 or all(row[PID] for row in rows), limit)
+        if self.stopping:
+            return True
+        if self.has_failed or not all(row[PID] for row in rows):
+            return False
+        self.is_up = True
+        predecessor = self.handover.predecessor if self.handover else 0
+        if predecessor and os.getppid() == predecessor:
             _log.info("taking over from master %d", predecessor)
             os.kill(predecessor, signal.SIGQUIT)
+        self._write_pid()
+        host, port = self.settings.gateway.https
+        models = len(self.settings.models)
+        _log.info("serving %d models on https://%s:%d with %d workers", models, host, port, len(self.slots))
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        return True
 
-    def _write_pid(self) -> None:
-        """For those who send signals: state_dir/gateway.pid names the master that serves."""
-        path = self.settings.gateway.state_dir / PID_FILE
-        scratch = path.with_suffix(".new")
-        scratch.write_text(f"{os.getpid()}\n")
-        scratch.rename(path)
+    def _give_up(self) -> int:
+        _log.error("the gateway cannot start%s", "" if self.has_failed else f" within {_READY_SECONDS:.0f} s")
+        self.is_closed = True
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            tell(list(self.children.slots), number)
+            self._wait_for(lambda: not self.children.slots, 3)
+        return 1
 
     def stop(self) -> int:
         """Stop taking work, let what runs end, and take the children down."""
-        shutdown = self.settings.gateway.shutdown
+        shutdown, children = self.settings.gateway.shutdown, self.children
         _log.info("stopping: %d s of grace for what runs", shutdown.grace)
         if not self.is_relieved:
-            self.zone.header[DRAINING] = 1
+            self._say_goodbye()
             self._wait_for(lambda: self.stopping > 1, shutdown.delay)
+        self.is_closed = True
+        children.due.clear()
         self.listeners.close_public()
-        self._signal_workers(signal.SIGTERM)
-        self._wait_for(lambda: self.stopping > 1 or not self._workers(), shutdown.grace + 5)
-        left = self._workers()
-        for number in (signal.SIGKILL,) if left else ():
-            self._signal_workers(number)
-        self._signal(_CONTROLLER, signal.SIGTERM)
-        self._wait_for(lambda: not self.children, 5)
-        self._signal(_CONTROLLER, signal.SIGKILL)
-        self._wait_for(lambda: not self.children, 1)
-        return 1 if left and self.stopping < 2 else 0
+        tell(children.workers, signal.SIGTERM)
+        self._wait_for(lambda: self.stopping > 1 or not children.workers, shutdown.grace + 5)
+        is_cut = bool(children.workers) and self.stopping < 2
+        tell(children.workers, signal.SIGKILL)
+        tell(children.controllers, signal.SIGTERM)
+        self._wait_for(lambda: not children.slots, 5)
+        tell(children.controllers, signal.SIGKILL)
+        self._wait_for(lambda: not children.slots, 1)
+        self._remove_pid()
+        return int(is_cut)
 
-    def start(self, slot: int) -> None:
-        """Fork the child of `slot`."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                end_with_parent(parent, signal.SIGTERM)
-                self._be(slot)
-                code = 0
-            except BaseException:  # a process's border: nothing of the master's must run in the child
-                _log.exception("%s failed", name_of(slot))
-            finally:
-                logging.shutdown()
-                sys.stdout.flush()
-                os._exit(code)
-        self.children[pid] = slot
-        self.started[slot] = time.monotonic()
-        self.due.pop(slot, None)
+    def _say_goodbye(self) -> None:
+        """Tell everybody who might still count on us."""
+        self.zone.header[DRAINING] = 1  # whoever asks /readyz
+        notify("STOPPING=1")
+        if self.successor is not None:  # it was to go on in our place, and nobody would know of it
+            os.kill(self.successor.pid, signal.SIGTERM)
 
     def _be(self, slot: int) -> None:
-        state_dir = self.settings.gateway.state_dir
-        if slot == _CONTROLLER:
-            self.listeners.close_public()
-            admin = self.listeners.admin
-            controller.run(controller.Office(self.config, state_dir, self.zone, admin, self.certificates))
+        """In the child of `slot`: all it does."""
+        state_dir, listeners = self.settings.gateway.state_dir, self.listeners
+        if slot == CONTROLLER:
+            listeners.close_public()
+            controller.run(controller.Office(self.config, state_dir, self.zone, listeners.admin, self.certificates))
             return
-        index = slot - self.first
-        self.listeners.keep_only(index)
-        https = self.listeners.https[index]
-        http = self.listeners.http[index] if self.listeners.http else None
-        place = worker.Place(slot, self.slots, https, http, self.zone, state_dir)
+        index = slot - self.slots.start
+        listeners.keep_only(index)
+        http = listeners.http[index] if listeners.http else None
+        place = worker.Place(slot, self.slots, listeners.https[index], http, self.zone, state_dir)
         worker.run(place, self.certificates, self.tls)
 
     # --- what it waits for ---
@@ -169,9 +167,9 @@ class Master:
         if info.si_signo in (signal.SIGTERM, signal.SIGINT):
             self.stopping += 1
         elif info.si_signo == signal.SIGHUP:
-            self._signal(_CONTROLLER, signal.SIGHUP)
+            tell(self.children.controllers, signal.SIGHUP)
         elif info.si_signo == signal.SIGUSR1:
-            self._signal_workers(signal.SIGUSR1)
+            tell(self.children.workers, signal.SIGUSR1)
         elif info.si_signo == signal.SIGUSR2:
             self._hand_over()
         elif info.si_signo == signal.SIGQUIT and self.successor is not None:
@@ -179,36 +177,14 @@ class Master:
             self.stopping += 1
         self._reap()
 
-    def _hand_over(self) -> None:
-        """Start a successor from what is installed now. Our controller ends first, so that health and generations have
-        one writer; it comes back if the successor fails."""
-        if self.successor is not None or self.stopping:
-            return
-        listeners = self.listeners
-        handover = Handover(
-            https=[listener.fileno() for listener in listeners.https],
-            http=[listener.fileno() for listener in listeners.http],
-            admin=listeners.admin.fileno(),
-            zone=self.zone.fd,
-            first_slot=0 if self.first else WORKERS // 2,
-            predecessor=os.getpid(),
-        )
-        self._signal(_CONTROLLER, signal.SIGTERM)
-        _log.info("starting a successor")
-        self.successor = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)],
-            pass_fds=handover.descriptors,
-            env={**os.environ, VARIABLE: handover.to_text()},
-            preexec_fn=_unblock,  # noqa: PLW1509 - there are no threads here
-        )
-
     def _wait_for(self, is_over: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not is_over() and time.monotonic() < end:
             self.wait(min(0.1, end - time.monotonic()))
+            self.children.start_due()
 
     def _reap(self) -> None:
-        while self.children or self.successor is not None:
+        while self.children.slots or self.successor is not None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
@@ -216,58 +192,98 @@ class Master:
             if self.successor is not None and pid == self.successor.pid:
                 self._on_successor_lost(code)
                 continue
-            slot = self.children.pop(pid)
-            if slot != _CONTROLLER:
-                self.zone.reclaim(slot)
-            if self.stopping or (slot == _CONTROLLER and self.successor is not None):
-                continue
+            slot = self.children.take_leave(pid)
+            if slot is not None:  # else an orphan, as they are left to the first process of a container
+                self._on_child_lost(slot, pid, code)
+
+    def _on_child_lost(self, slot: int, pid: int, code: int) -> None:
+        if self.is_closed or (slot == CONTROLLER and self.successor is not None):
+            return  # it was told to end
+        if self.is_up or self.stopping:
             _log.error("%s (pid %d) ended with %d and is replaced", name_of(slot), pid, code)
-            now = time.monotonic()
-            self.due[slot] = now + (_CRASH_PAUSE if now - self.started[slot] < _CRASH_SECONDS else 0.0)
+            self.children.replace(slot)
+        else:
+            _log.error("%s (pid %d) ended with %d before it could serve", name_of(slot), pid, code)
+            self.has_failed = True
+
+    # --- handing over ---
+
+    def _hand_over(self) -> None:
+        """Start a successor from what is installed now, as we were started. Our controller ends, so that health and
+        generations have one writer; it comes back if the successor fails."""
+        obstacle = self._why_no_successor()
+        if obstacle:
+            _log.error("no successor is started: %s", obstacle)
+            return
+        listeners = self.listeners
+        handover = Handover(
+            https=[listener.fileno() for listener in listeners.https],
+            http=[listener.fileno() for listener in listeners.http],
+            admin=listeners.admin.fileno(),
+            zone=self.zone.fd,
+            first_slot=0 if self.slots.start else WORKERS // 2,
+            predecessor=os.getpid(),
+            state_dir=str(self.settings.gateway.state_dir),
+        )
+        try:
+            self.successor = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, *sys.orig_argv[1:]],
+                pass_fds=handover.descriptors,
+                env={**os.environ, VARIABLE: handover.to_text()},
+                preexec_fn=_unblock,  # noqa: PLW1509 - there are no threads here
+            )
+        except OSError as error:
+            _log.error("no successor is started: %s", error)
+            return
+        _log.info("starting a successor: pid %d", self.successor.pid)
+        tell(self.children.controllers, signal.SIGTERM)
+
+    def _why_no_successor(self) -> str:
+        """What is in the way of one; "" for nothing."""
+        if self.stopping:
+            return "this gateway stops"
+        if self.successor is not None:
+            return f"pid {self.successor.pid} is one already"
+        if self.handover is not None and os.getppid() == self.handover.predecessor:
+            return f"master {self.handover.predecessor} has not ended yet"  # it has the rows that a successor needs
+        if os.getpid() == 1:
+            return "a container ends with its first process; start another container instead"
+        return ""
 
     def _on_successor_lost(self, code: int) -> None:
         """It could not start, or died while we still serve: we go on as before."""
-        _log.error("the successor ended with %d; this gateway goes on", code)
         self.successor = None
-        self.zone.header[MASTER] = os.getpid()
-        self.zone.header[WORKER_COUNT] = self.count
-        self.zone.header[FIRST_WORKER] = self.first
-        if _CONTROLLER not in self.children.values():
-            self.due[_CONTROLLER] = time.monotonic()
+        if self.stopping:
+            return
+        _log.error("the successor ended with %d; this gateway goes on", code)
+        self._sign_zone()
+        if not self.children.controllers:
+            self.children.start(CONTROLLER)
 
-    def _until_due(self) -> float:
-        now = time.monotonic()
-        return min((when - now for when in self.due.values()), default=60.0)
+    def _sign_zone(self) -> None:
+        header = self.zone.header
+        header[MASTER], header[WORKER_COUNT], header[FIRST_WORKER] = os.getpid(), len(self.slots), self.slots.start
 
-    def _start_due(self) -> None:
-        now = time.monotonic()
-        for slot in [slot for slot, when in self.due.items() if when <= now]:
-            self.start(slot)
+    # --- its file ---
 
-    # --- whom it tells ---
+    def _write_pid(self) -> None:
+        """For those who send signals: state_dir/gateway.pid names the master that serves."""
+        scratch = self.pid_file.with_suffix(".new")
+        scratch.write_text(f"{os.getpid()}\n")
+        scratch.rename(self.pid_file)
 
-    def _workers(self) -> list[int]:
-        return [pid for pid, slot in self.children.items() if slot != _CONTROLLER]
-
-    def _signal_workers(self, number: int) -> None:
-        for pid in self._workers():
-            os.kill(pid, number)
-
-    def _signal(self, slot: int, number: int) -> None:
-        for pid, at in self.children.items():
-            if at == slot:
-                os.kill(pid, number)
+    def _remove_pid(self) -> None:
+        """Unless it names a successor by now."""
+        with contextlib.suppress(OSError):
+            if self.pid_file.read_text().strip() == str(os.getpid()):
+                self.pid_file.unlink()
 
     def __repr__(self) -> str:
-        return f"<Master children={self.children} due={self.due} stopping={self.stopping}>"
+        return f"<Master {self.children!r} successor={self.successor} stopping={self.stopping}>"
 
 
 def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def name_of(slot: int) -> str:
-    return "the controller" if slot == _CONTROLLER else f"worker {slot}"
 
 
 def worker_count(settings: Settings) -> int:
