@@ -1,6 +1,7 @@
 """Header fields: which travel, which are ours, and the rules of a route. Fields are (lower-case name, value) bytes."""
 
 from collections.abc import Collection, Iterable, Sequence
+from operator import itemgetter
 
 from gateway.model import Edit, Header
 
@@ -31,6 +32,7 @@ _PROTECTED = frozenset(
 
 
 _as_line = b": ".join
+_name_of = itemgetter(0)
 
 
 def serialise(headers: Collection[Header]) -> bytes:
@@ -50,6 +52,18 @@ def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
+def is_any(names: frozenset[bytes], headers: Iterable[Header]) -> bool:
+    """Whether one of these fields is there. Without a step of Python for each field."""
+    return not names.isdisjoint(map(_name_of, headers))
+
+
+def without(headers: list[Header], gone: frozenset[bytes]) -> list[Header]:
+    """A new list of the fields that are not `gone`. Often none of them is there."""
+    if is_any(gone, headers):
+        return [header for header in headers if header[0] not in gone]
+    return headers.copy()
+
+
 def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
     """The fields that values of Connection name (RFC 9110, 7.6.1), without those that it may not strip."""
     tokens = {token.strip().lower() for value in connection for token in value.split(b",")}
@@ -65,7 +79,7 @@ def compile_edit(set_: dict[str, str], add: dict[str, str], remove: Sequence[str
     appended = placed + [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in add.items()]
 
     def edit(headers: list[Header]) -> list[Header]:
-        kept = [header for header in headers if header[0] not in gone]
+        kept = without(headers, gone)
         kept += appended
         return kept
 

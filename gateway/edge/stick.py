@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import StickySettings
 from gateway.core.endpoint import Endpoint, Health
+from gateway.core.headers import get_all, is_any
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Pool
 from gateway.model import Exchange, Header
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # a token (RFC 9110, 5.6.2)
+_COOKIE = frozenset((b"cookie",))
 _REMEMBERED = 4096  # Cookie fields whose session is kept, forgotten all at once when there are more
 _LONGEST = 1024  # bytes of a Cookie field that is remembered, so that all of them take 4 MiB at most
 
@@ -87,9 +89,9 @@ class Stick:
     def recall(self, scope: Scope, now: float) -> Visit:
         """Take our cookie out of the request, and say what it says."""
         headers: list[Header] = scope["headers"]
-        fields = [value for name, value in headers if name == b"cookie"]
-        if not fields:
+        if not is_any(_COOKIE, headers):
             return _FIRST
+        fields = get_all(headers, b"cookie")
         field = fields[0] if len(fields) == 1 else b"; ".join(fields)  # RFC 9113, 8.2.3
         if self.name not in field:
             return _FIRST

@@ -169,7 +169,9 @@ class Answer:
             status, headers = self.head
             self.head = None
             parts.append(self._compose(status, headers, len(body) if is_last else -1))
-            self._started(status)
+            self.is_started = True
+            self.exchange.status = status
+            self.exchange.first_byte = monotonic()
         elif not self.is_started:
             raise RuntimeError("an answer's body came before its start")
         if body and not self.is_empty:
@@ -202,12 +204,6 @@ class Answer:
             transport.write(parts[1])
         elif parts:
             transport.write(b"".join(parts))
-
-    def _started(self, status: int) -> None:
-        self.is_started = True
-        exchange = self.exchange
-        exchange.status = status
-        exchange.first_byte = monotonic()
 
     def _compose(self, status: int, headers: list[Header], length: int) -> bytes:
         """Head of the answer. `length` is the body's, -1 while it is not known."""

@@ -132,7 +132,8 @@ class Call:
             else:
                 upload = forward.loop.create_task(self._upload(connection))
                 reply = await connection.head(self.total)
-            endpoint.observe(monotonic() - began, monotonic())
+            now = monotonic()
+            endpoint.observe(now - began, now)
             await self._pass_on(connection, reply)
         finally:
             exchange.on_leave = None

@@ -19,9 +19,8 @@ class Reply:
     """One answer. A connection feeds it; `Forward` reads it."""
 
     __slots__ = (
-        "bytes_seen", "chunks", "error", "field_count", "fields", "headers", "interims", "is_complete",
-        "is_head", "is_head_done",
-        "is_interim", "is_kept", "is_surplus", "is_until_close", "parser", "size", "status",
+        "bytes_seen", "chunks", "error", "fields", "headers", "interims", "is_complete", "is_head", "is_head_done",
+        "is_interim", "is_kept", "is_surplus", "is_until_close", "parser", "size", "status", "trailers",
     )  # fmt: skip
 
     def __init__(self, *, is_head: bool) -> None:
@@ -37,7 +36,7 @@ class Reply:
         self.chunks: list[bytes] = []
         self.size = 0  # bytes in chunks
         self.bytes_seen = 0  # of the head
-        self.field_count = 0
+        self.trailers = 0
         self.interims = 0
         self.is_head_done = False
         self.is_interim = False
@@ -91,11 +90,12 @@ class Reply:
             raise UpstreamInvalid
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.field_count += 1
-        if self.field_count > _FIELD_BOUND:
-            self._stop("The model server's header section is too large.")
         if not self.is_head_done:
             self.headers.append((name.lower(), value))
+            return
+        self.trailers += 1  # dropped (RFC 9110, 6.5.1), but not for ever
+        if self.trailers > _FIELD_BOUND:
+            self._stop("The model server's trailer section is too large.")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -104,6 +104,8 @@ class Reply:
             return
         if status > 599:
             self._stop("The model server's status is not one of HTTP.")
+        if len(self.headers) > _FIELD_BOUND:
+            self._stop("The model server's header section is too large.")
         if self.bytes_seen > _HEAD_BOUND and sum(len(n) + len(v) + 4 for n, v in self.headers) > _HEAD_BOUND:
             self._stop("The model server's header section is too large.")
         self.status = status
