@@ -68,10 +68,11 @@ class Directory:
         if model is not None:
             name, arm = self.named(model)
             found = (found or Target("", None, path))._replace(model=name)
-            if arm is not None:
-                found = found._replace(version=arm)
+            version = arm if version is None else version
         if found is not None and version is not None:
-            found = found._replace(version=version)
+            is_other = found.version is not None and found.version != version
+            # Without the name as it stood there, `as_served` spells the path anew, with this version.
+            found = found._replace(version=version, named="" if is_other else found.named)
         return found
 
     def _remembered(self, host: str, path: bytes) -> Target | None:
