@@ -212,18 +212,30 @@ class Answer:
             headers = _cleaned(headers)
         if b"date" not in fields:
             headers += self.protocol.state.default_headers
-        declared = fields.get(b"content-length")
         self.is_empty = status in _BODILESS or self.scope["method"] == "HEAD"
+        if status == 204 and b"content-length" in fields:  # RFC 9110, 8.6
+            headers = [header for header in headers if header[0] != b"content-length"]
+        ending = self._frame_as(fields.get(b"content-length"), length)
+        head = b"".join((_STATUS_LINES[status], serialise(headers), *ending, b"\r\n"))
+        # A control character in a plugin's or upstream's field would end it early: two counts are cheaper than a scan
+        # of each value (one CR LF for each line, and no other).
+        lines = len(headers) + len(ending) + 2
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
+            raise RuntimeError("a header field of the answer contains a control character")
+        return head
+
+    def _frame_as(self, declared: bytes | None, length: int) -> list[bytes]:
+        """Decide how the body ends and whether the connection is kept; -> the lines that say so."""
         ending = []
+        is_old = self.scope["http_version"] == "1.0"
         if self.is_empty:
-            if status == 204 and declared is not None:  # RFC 9110, 8.6
-                headers = [header for header in headers if header[0] != b"content-length"]
+            pass
         elif declared is not None:
             self.remaining = _length(declared)
         elif length >= 0:
             self.remaining = length
             ending.append(b"content-length: %d\r\n" % length)
-        elif self.scope["http_version"] == "1.0":
+        elif is_old:
             self.is_kept = False
         else:
             self.is_chunked = True
@@ -232,15 +244,9 @@ class Answer:
             self.is_kept = False
         if not self.is_kept:
             ending.append(b"connection: close\r\n")
-        elif self.scope["http_version"] == "1.0":
+        elif is_old:
             ending.append(b"connection: keep-alive\r\n")
-        head = b"".join((_STATUS_LINES[status], serialise(headers), *ending, b"\r\n"))
-        # A control character in a plugin's or upstream's field would end it early: two counts are cheaper than a scan
-        # of each value (one CR LF for each line, and no other).
-        lines = len(headers) + len(ending) + 2
-        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
-            raise RuntimeError("a header field of the answer contains a control character")
-        return head
+        return ending
 
     def __repr__(self) -> str:
         return f"<Answer {self.scope['method']} done={self.is_done} started={self.is_started} body={self.size}>"
