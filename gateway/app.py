@@ -107,7 +107,8 @@ def split_of(model: ModelSettings) -> Split:
 
 def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Pool:
     arm = model.versions[version]
-    endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight) for e in arm.endpoints]
+    tls = arm.upstream_tls or model.upstream_tls
+    endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
     policy = make_policy(arm.balance or model.balance, endpoints)
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version)
 

@@ -163,10 +163,17 @@ class NoEndpoint(UpstreamError):
 
 
 class ConnectFailed(UpstreamError):
-    """Refused, unreachable, a name that does not resolve, a TLS error: no byte of the request was sent."""
+    """Refused, unreachable, a name that does not resolve: no byte of the request was sent."""
 
     code, is_retryable = "upstream_unreachable", True
     message = "The model server could not be reached."
+
+
+class UpstreamUntrusted(ConnectFailed):
+    """No TLS with the model server; the message says which kind of certificate error it is."""
+
+    code = "upstream_untrusted"
+    message = "The model server's certificate cannot be trusted."
 
 
 class ConnectTimeout(ConnectFailed):

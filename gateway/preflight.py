@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from gateway import plugin
 from gateway.admin.guard import check_exposure, read_token
 from gateway.config.problems import Problem, render_key
-from gateway.config.settings import PluginSettings, Settings
+from gateway.config.settings import PluginSettings, Settings, UpstreamTLS
 from gateway.control.keys import load_keys
 from gateway.control.reload import key_files
 from gateway.edge.tokens import Tokens
 from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
+from gateway.tls.client import context_of
 
 
 def plugins(settings: Settings) -> Iterator[Problem]:
@@ -54,6 +55,21 @@ def certificates(settings: Settings) -> Iterator[Problem]:
             yield Problem(str(folder / problem.file), 0, "", problem.message)
 
 
+def upstream_tls(settings: Settings) -> Iterator[Problem]:
+    """The files for https endpoints can be used."""
+    places: dict[UpstreamTLS, tuple[str, ...]] = {}
+    for name, model in settings.models.items():
+        for label, version in model.versions.items():
+            at = ("models", name, *(("versions", label) if version.upstream_tls else ()), "upstream_tls")
+            if any(endpoint.address.scheme == "https" for endpoint in version.endpoints):
+                places.setdefault(version.upstream_tls or model.upstream_tls, at)
+    for tls, at in places.items():
+        try:
+            context_of(tls)
+        except ValueError as error:
+            yield Problem("", 0, render_key(at), str(error))
+
+
 def admin(settings: Settings) -> Iterator[Problem]:
     """The operator's door does not stand open to the network."""
     try:
@@ -76,7 +92,7 @@ def keys(settings: Settings) -> Iterator[Problem]:
             yield Problem(place, 0, "", message)
 
 
-VALIDATORS = (plugins, issuers, admin)
+VALIDATORS = (plugins, issuers, admin, upstream_tls)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 

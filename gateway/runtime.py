@@ -5,8 +5,9 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from gateway.config.settings import UpstreamTLS
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.session import Sessions
@@ -17,7 +18,15 @@ from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
 from gateway.stores.keys import EMPTY, LiveKeys
 from gateway.stores.leases import SharedLeases
+from gateway.tls.client import UpstreamContexts
 from gateway.upstream.connections import Connections
+
+
+class Proof(NamedTuple):
+    """How an https endpoint is proved."""
+
+    settings: UpstreamTLS
+    context: ssl.SSLContext
 
 
 @dataclass
@@ -30,37 +39,53 @@ class Runtime:
     sessions: Sessions
     buckets: Any  # a store of token buckets
     leases: SharedLeases  # requests in flight
-    upstream_tls: Callable[[], ssl.SSLContext]
     refresh: Refreshes
     clock: Callable[[], float]  # `time.monotonic`: uvloop's own counts in whole milliseconds
     rng: Random = field(default_factory=Random)
     deadlines: Deadlines = field(default_factory=Deadlines)
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
     tokens: Tokens | None = None
+    contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
+    proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
 
-    def endpoint(self, url: str, slot: int, weight: float) -> Endpoint:
+    def endpoint(self, url: str, slot: int, weight: float, tls: UpstreamTLS) -> Endpoint:
         """The endpoint at `url`, the same object for as long as it keeps its slot."""
         known = self.endpoints.get(url)
         if known is None or known.slot != slot:
             known = self.endpoints[url] = Endpoint(url, slot, self.row, weight)
         known.weight = weight
+        if known.address.scheme == "https":
+            self._prove(known, Proof(tls, self.contexts.of(tls)))
         return known
+
+    def _prove(self, endpoint: Endpoint, proof: Proof) -> None:
+        """New connections shake hands as `proof` says; those made otherwise serve nobody after their present use."""
+        if self.proofs.get(endpoint) != proof:
+            self.proofs[endpoint] = proof
+            outdated = self.connections.pop(endpoint, None)
+            if outdated is not None:
+                outdated.close()
 
     def connections_of(self, endpoint: Endpoint) -> Connections:
         known = self.connections.get(endpoint)
         if known is None:
-            known = self.connections[endpoint] = Connections(endpoint.address, self.deadlines, self.upstream_tls)
+            proof = self.proofs.get(endpoint)
+            tls = (proof.context, proof.settings.server_name) if proof else ()
+            known = self.connections[endpoint] = Connections(endpoint.address, self.deadlines, *tls)
         return known
 
     def retain(self, urls: set[str]) -> None:
         """Forget endpoints that are in no pool any more; requests that still use one keep it alive themselves."""
         for url in self.endpoints.keys() - urls:
-            connections = self.connections.pop(self.endpoints.pop(url), None)
+            endpoint = self.endpoints.pop(url)
+            self.proofs.pop(endpoint, None)
+            connections = self.connections.pop(endpoint, None)
             if connections is not None:
                 connections.close()
+        self.contexts.retain({proof.settings for proof in self.proofs.values()})
 
     def trim(self, now: float) -> None:
         """Close upstream connections that nobody used for a while."""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.problems import Path
 from gateway.config.rules import Finding, Rule
-from gateway.config.settings import EndpointSettings, Settings
+from gateway.config.settings import EndpointSettings, Settings, UpstreamTLS
 from gateway.core.headers import REPLACED_UPSTREAM
 
 # Names that no public DNS answers for: RFC 6761, 6762, 8375, ICANN's .internal, and what clusters use.
@@ -54,6 +54,17 @@ def endpoints_are_in_clear(settings: Settings) -> Iterator[Finding]:
     for path, endpoint in _endpoints(settings):
         if endpoint.address.scheme == "http" and not is_private(endpoint.address.host):
             yield Finding(path, f"{endpoint.url} is reached over http:// outside private networks")
+
+
+def endpoints_are_not_proved(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for label, version in model.versions.items():
+            tls = version.upstream_tls or model.upstream_tls
+            path: Path = ("models", name, *(("versions", label) if version.upstream_tls else ()), "upstream_tls")
+            if tls.insecure:
+                yield Finding(path, f"{name}@{label}: whoever answers for its endpoints is believed")
+            if tls != UpstreamTLS() and all(endpoint.address.scheme == "http" for endpoint in version.endpoints):
+                yield Finding(path, f"has no effect on {name}@{label}: no endpoint of it is https")
 
 
 def _endpoints(settings: Settings) -> Iterator[tuple[Path, EndpointSettings]]:
@@ -111,6 +122,7 @@ ADVICE: tuple[Rule, ...] = (
     issuers_are_careless,
     models_are_public,
     endpoints_are_in_clear,
+    endpoints_are_not_proved,
     versions_are_chosen_by_order,
     prefixes_hide_names,
     headers_are_replaced,

@@ -1,5 +1,6 @@
 """The shape of a model in routes.yaml: its policies, its versions, their endpoints."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from limits import parse as parse_rate
@@ -24,6 +25,7 @@ from gateway.config.names import (
 from gateway.config.shape import Strict, needed, setting
 from gateway.config.values import (
     EndpointURL,
+    FilePath,
     Positive,
     PositiveSize,
     Rate,
@@ -191,6 +193,28 @@ class RetrySettings(Strict):
     attempts: int = setting(3, "Attempts in all, each on another endpoint while there is one.", ge=1, le=10)
 
 
+class UpstreamTLS(Strict):
+    """How `https://` endpoints are proved, and the gateway to them. Files are picked up live when they change."""
+
+    ca: FilePath | None = setting(None, "A PEM file, or a folder of hashed ones, trusted instead of the system's CAs.")
+    server_name: Host | None = setting(None, "Asked for by SNI and verified, instead of the host in the URL.")
+    insecure: bool = setting(False, "Verify nothing: whoever answers is believed.")
+    client_cert: FilePath | None = setting(None, "A PEM chain that proves the gateway to its endpoints.")
+    client_key: FilePath | None = setting(None, "Its key, not encrypted; in `client_cert` itself if absent.")
+
+    @model_validator(mode="after")
+    def _is_no_contradiction(self) -> Self:
+        if self.client_key and not self.client_cert:
+            raise ValueError("`client_key` needs `client_cert`")
+        if self.insecure and self.ca:
+            raise ValueError("`insecure` verifies nothing, so `ca` has no use")
+        return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.ca, self.client_cert, self.client_key) if path is not None)
+
+
 class ServedAs(Strict):
     """What the upstream calls this model and version, where that differs."""
 
@@ -229,6 +253,7 @@ class VersionSettings(Strict):
     served_as: ServedAs = setting({}, "What the upstream calls this model and version.")
     health: HealthSettings | None = setting(None, "Instead of the model's.")
     balance: BalanceSettings | None = setting(None, "Instead of the model's.")
+    upstream_tls: UpstreamTLS | None = setting(None, "Instead of the model's.")
 
 
 class MatchSettings(Strict):
@@ -256,6 +281,7 @@ class ModelDefaults(Strict):
     balance: BalanceSettings = setting({}, "How an endpoint is chosen.")
     health: HealthSettings | None = setting(None, "Checks of each endpoint; null: none.")
     timeouts: Timeouts = setting({}, "How long the model server may take.")
+    upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
     retry: RetrySettings = setting({}, "Another attempt where the first cannot have been acted upon.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")

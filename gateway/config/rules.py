@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from itertools import combinations
 
 from gateway.config.problems import Path
-from gateway.config.settings import GatewaySettings, ModelSettings, Settings, VersionSettings
+from gateway.config.settings import GatewaySettings, ModelSettings, Settings, UpstreamTLS, VersionSettings
 from gateway.core.endpoint import Address
 from gateway.core.snapshot import ENDPOINTS
 
@@ -116,6 +116,19 @@ def endpoints_differ(settings: Settings) -> Iterator[Finding]:
         yield Finding(("models",), f"{len(urls)} endpoints; one machine has room for {ENDPOINTS}")
 
 
+def endpoints_are_proved_in_one_way(settings: Settings) -> Iterator[Finding]:
+    """Connections and health belong to an endpoint, whichever model it serves."""
+    first: dict[str, tuple[UpstreamTLS, str]] = {}
+    for name, model in settings.models.items():
+        for label, version in model.versions.items():
+            tls = version.upstream_tls or model.upstream_tls
+            for index, endpoint in enumerate(version.endpoints):
+                known, owner = first.setdefault(endpoint.url, (tls, f"{name}@{label}"))
+                if endpoint.address.scheme == "https" and known != tls:
+                    path: Path = ("models", name, "versions", label, "endpoints", index)
+                    yield Finding(path, f"{endpoint.url} has another upstream_tls in {owner}")
+
+
 def _repeated(version: VersionSettings, path: Path) -> Iterator[Finding]:
     if not version.endpoints:
         yield Finding(path, "needs at least one endpoint")
@@ -153,5 +166,6 @@ RULES: tuple[Rule, ...] = (
     matches_are_claimed_once,
     versions_are_reachable,
     endpoints_differ,
+    endpoints_are_proved_in_one_way,
     limits_know_their_callers,
 )

@@ -28,6 +28,7 @@ from gateway.config.policies import (
     ServedAs,
     StickySettings,
     Timeouts,
+    UpstreamTLS,
     VersionSettings,
 )
 from gateway.config.shape import Strict, needed, setting
@@ -73,6 +74,7 @@ __all__ = [
     "Strict",
     "TLSSettings",
     "Timeouts",
+    "UpstreamTLS",
     "VersionSettings",
 ]
 

@@ -9,7 +9,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx2
 
@@ -54,14 +54,24 @@ class Target(NamedTuple):
     url: str
     check: Check | None = None
     drain: bool = False
+    tls: ssl.SSLContext | None = None  # for https; None: the system's CAs
+    server_name: str | None = None  # asked for and verified instead of the URL's host
 
     @classmethod
-    def of(cls, url: str, health: HealthSettings | None, *, drain: bool = False) -> "Target":
+    def of(
+        cls,
+        url: str,
+        health: HealthSettings | None,
+        *,
+        drain: bool = False,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> "Target":
         if health is None:
             return cls(url, None, drain)
         expect = frozenset(health.expect)
         check = Check(health.path, health.interval, health.timeout, health.rise, health.fall, expect)
-        return cls(url, check, drain)
+        return cls(url, check, drain, tls, server_name)
 
     @property
     def start(self) -> Vitals:
@@ -81,14 +91,35 @@ class _Probe:
         self.task: asyncio.Task[None] | None = None
 
 
+class _Transports(NamedTuple):
+    """Transports, not clients: no cookies to carry from check to check, no redirects to follow, no proxies."""
+
+    kept: httpx2.AsyncHTTPTransport
+    fresh: httpx2.AsyncHTTPTransport  # a new connection for every check
+
+    @classmethod
+    def using(cls, tls: ssl.SSLContext | None) -> "_Transports":
+        verify = tls or httpx2.create_ssl_context()  # one for both: 50 ms each
+        many = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONCURRENCY, keepalive_expiry=_KEEP)
+        once = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        return cls(
+            httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=many),
+            httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=once),
+        )
+
+    async def aclose(self) -> None:
+        await self.kept.aclose()
+        await self.fresh.aclose()
+
+
 class Prober:
     """Probes a set of targets until it is closed.
 
     `on_change(url, health, reason)` is called for each URL once when it is new, and whenever its health changes; it
-    is called in the event loop's thread and must not block. `rng` spreads the checks. `verify` is for https endpoints.
+    is called in the event loop's thread and must not block. `rng` spreads the checks.
     """
 
-    def __init__(self, on_change: OnChange, *, rng: Random | None = None, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(self, on_change: OnChange, *, rng: Random | None = None) -> None:
         self._on_change = on_change
         self._rng = rng or Random()
         self._gate = asyncio.Semaphore(CONCURRENCY)
@@ -96,13 +127,7 @@ class Prober:
         self._by_url: dict[str, list[_Probe]] = {}
         self._states: dict[str, Health] = {}  # as told
         self._ending: set[asyncio.Task[None]] = set()
-        if verify is True:
-            verify = httpx2.create_ssl_context()  # one for both: 50 ms each
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONCURRENCY, keepalive_expiry=_KEEP)
-        # Transports, not clients: no cookies to carry from check to check, no redirects to follow, no proxies.
-        self._kept = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
-        once = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        self._fresh = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=once)
+        self._transports: dict[ssl.SSLContext | None, _Transports] = {}
 
     @property
     def states(self) -> Mapping[str, Health]:
@@ -125,6 +150,7 @@ class Prober:
             self._probes[target] = probe
         for probe in before.values():
             self._end(probe)
+        self._connect()
         self._by_url = {}
         for target, probe in self._probes.items():
             self._by_url.setdefault(target.url, []).append(probe)
@@ -139,40 +165,53 @@ class Prober:
         for probe in self._probes.values():
             self._end(probe)
         self._probes, self._by_url = {}, {}
-        await asyncio.gather(*self._ending, return_exceptions=True)
-        await self._kept.aclose()
-        await self._fresh.aclose()
+        self._connect()
+        while self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _connect(self) -> None:
+        """A pair of transports for each TLS context in use; the others are closed."""
+        before, self._transports = self._transports, {}
+        for context in dict.fromkeys(target.tls for target in self._probes if target.check):
+            known = before.pop(context) if context in before else _Transports.using(context)
+            self._transports[context] = known
+        for transports in before.values():
+            self._end_task(asyncio.get_running_loop().create_task(transports.aclose()))
 
     def _end(self, probe: _Probe) -> None:
         if probe.task is not None:
-            self._ending.add(probe.task)
-            probe.task.add_done_callback(self._ending.discard)
+            self._end_task(probe.task)
             probe.task.cancel()
 
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
     async def _watch(self, probe: _Probe, check: Check) -> None:
-        url = probe.target.url
+        target, url = probe.target, probe.target.url
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
             try:
                 async with self._gate:
                     began = clock()
-                    is_good, reason = await self._ask(url, check)
+                    is_good, reason = await self._ask(target, check)
                 probe.vitals = judge(probe.vitals, is_good, check.rise, check.fall)
                 self._tell(url, reason)
             except Exception as error:  # the task's border: the next check comes whatever went wrong with this one
                 _log.error("endpoint %s: the check itself failed: %r", url, error)
             await asyncio.sleep(began + pause(probe.vitals, check.interval, self._rng) - clock())
 
-    async def _ask(self, url: str, check: Check) -> tuple[bool, str]:
+    async def _ask(self, target: Target, check: Check) -> tuple[bool, str]:
         """One check: its verdict, and why."""
-        request = _request(Address.parse(url), check.path)
+        request = _request(Address.parse(target.url), check.path, target.server_name)
+        transports = self._transports[target.tls]
         try:
             async with asyncio.timeout(check.timeout):
                 try:
-                    status = await _status(self._kept, request)
+                    status = await _status(transports.kept, request)
                 except _STALE:
-                    status = await _status(self._fresh, request)
+                    status = await _status(transports.fresh, request)
         except TimeoutError:
             return False, f"no answer within {check.timeout:g} s"
         except (httpx2.HTTPError, OSError) as error:
@@ -201,10 +240,13 @@ def _same(target: Target) -> tuple[str, str | None, bool]:
     return target.url, target.check.path if target.check else None, target.drain
 
 
-def _request(address: Address, path: str) -> httpx2.Request:
+def _request(address: Address, path: str, server_name: str | None) -> httpx2.Request:
     url = f"{address.scheme}://{address.authority.decode()}{address.prefix.decode()}{path}"
     # The deadline is asyncio's, over all phases together; httpx2's own would each begin anew.
-    return httpx2.Request("GET", url, headers=_HEADERS, extensions={"timeout": {}})
+    extensions: dict[str, Any] = {"timeout": {}}
+    if server_name:
+        extensions["sni_hostname"] = server_name
+    return httpx2.Request("GET", url, headers=_HEADERS, extensions=extensions)
 
 
 async def _status(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -> int:

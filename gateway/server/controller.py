@@ -19,7 +19,7 @@ import uvloop
 
 from gateway.admin.app import make_admin
 from gateway.admin.guard import read_token
-from gateway.config.settings import Issuer, Settings
+from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Settings, UpstreamTLS
 from gateway.control import publish
 from gateway.control.jwks import Jwks
 from gateway.control.probe import Prober, Target
@@ -43,6 +43,7 @@ from gateway.server.zone import (
     Zone,
     wanted_bit,
 )
+from gateway.tls.client import UpstreamContexts
 from gateway.tls.pair import Problem as CertificateProblem
 from gateway.tls.store import CertificateStore
 
@@ -73,6 +74,7 @@ class Controller:
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
         self.prober = Prober(self._on_health)
+        self.contexts = UpstreamContexts()  # for probes
         self.slots: Mapping[str, int] = published.slots
         self.drained: dict[str, float] = {}  # endpoints' URLs, by command, and when their sessions end
         self.drained = self._drained_before()
@@ -131,6 +133,8 @@ class Controller:
         yield settings.auth.keys
         yield settings.tls.certificates
         yield self.office.config.resolve().parent / "plugins"
+        for tls in _proofs(settings):
+            yield from tls.files
         for issuer in settings.auth.jwt:
             yield from (path for path in (issuer.jwks_file, issuer.public_key_file) if path is not None)
 
@@ -163,6 +167,7 @@ class Controller:
         self._forget_strangers(published.slots)
         self.drained = {url: end for url, end in self.drained.items() if url in published.slots}
         self.prober.update(self._targets(settings))
+        self.contexts.retain(set(_proofs(settings)))
         if settings.auth.jwt != self.issuers:
             self.issuers = list(settings.auth.jwt)
             if self.fetching is not None:
@@ -176,8 +181,14 @@ class Controller:
         for model in settings.models.values():
             for version in model.versions.values():
                 for endpoint in version.endpoints:
-                    is_drained = endpoint.drain or endpoint.url in self.drained
-                    yield Target.of(endpoint.url, version.health or model.health, drain=is_drained)
+                    yield self._target(
+                        endpoint, version.health or model.health, version.upstream_tls or model.upstream_tls
+                    )
+
+    def _target(self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS) -> Target:
+        is_drained = endpoint.drain or endpoint.url in self.drained
+        context = self.contexts.of(tls) if health and endpoint.address.scheme == "https" else None
+        return Target.of(endpoint.url, health, drain=is_drained, tls=context, server_name=tls.server_name)
 
     def drain(self, urls: set[str], deadline: float | None) -> None:
         """By command: send no new work to these endpoints, and after `deadline` seconds no session's either."""
@@ -242,6 +253,11 @@ class Controller:
         end = time.monotonic() + _FLUSH_SECONDS
         while time.monotonic() < end and any(row[FLUSHED] == old for row, old in zip(rows, before, strict=True)):
             await asyncio.sleep(_STEP)
+
+
+def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
+    for model in settings.models.values():
+        yield from (version.upstream_tls or model.upstream_tls for version in model.versions.values())
 
 
 def tell(pid: int, number: signal.Signals) -> None:

@@ -33,7 +33,6 @@ from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
 from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone, wanted_bit
 from gateway.stores.keys import EMPTY, KeyTable
-from gateway.tls.client import upstream_context
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.worker")
@@ -104,7 +103,6 @@ class Worker:
             sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),
             buckets=store_of(gateway.limits_store, place.zone),
             leases=leases_of(place.zone, place.slot),
-            upstream_tls=upstream_context,
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,
         )

@@ -2,13 +2,13 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from time import monotonic
 
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
-from gateway.errors import ConnectFailed, ConnectTimeout
+from gateway.errors import ConnectFailed, ConnectTimeout, UpstreamUntrusted
 from gateway.upstream.connection import Connection
+from gateway.upstream.faults import why_refused
 
 _IDLE_BOUND = 512  # connections kept per endpoint; above it the oldest use is closed
 _IDLE_SECONDS = 50.0  # below the 60 s at which most servers close, so that we are the one who closes first
@@ -17,14 +17,23 @@ _IDLE_SECONDS = 50.0  # below the 60 s at which most servers close, so that we a
 class Connections:
     """Connections to one address. LIFO: the warm ones are used, the surplus grows old and is closed."""
 
-    __slots__ = ("address", "deadlines", "host_line", "idle", "loop", "tls")
+    __slots__ = ("address", "bound", "deadlines", "host_line", "idle", "loop", "server_name", "tls")
 
-    def __init__(self, address: Address, deadlines: Deadlines, tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        deadlines: Deadlines,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        """`tls` for https; `server_name` is asked for and verified instead of the address's host."""
         self.address = address
         self.host_line = b"host: %b\r\n" % address.authority
         self.deadlines = deadlines
         self.loop = asyncio.get_running_loop()
-        self.tls = tls() if address.scheme == "https" else None
+        self.tls = tls
+        self.server_name = (server_name or address.host) if tls else None
+        self.bound = _IDLE_BOUND
         self.idle: list[Connection] = []
 
     def take(self) -> Connection | None:
@@ -41,12 +50,16 @@ class Connections:
         try:
             async with asyncio.timeout(timeout):
                 _, connection = await self.loop.create_connection(
-                    lambda: Connection(self.loop, self.deadlines), host, port, ssl=self.tls
+                    lambda: Connection(self.loop, self.deadlines),
+                    host,
+                    port,
+                    ssl=self.tls,
+                    server_hostname=self.server_name,
                 )
         except TimeoutError as error:
             raise ConnectTimeout from error
         except ssl.SSLError as error:
-            raise ConnectFailed("The model server's certificate or TLS cannot be trusted.") from error
+            raise UpstreamUntrusted(why_refused(error)) from error
         except OSError as error:
             raise ConnectFailed from error
         return connection
@@ -56,7 +69,7 @@ class Connections:
         if connection.end(is_sent=is_sent):
             connection.idle_since = monotonic()
             self.idle.append(connection)
-            if len(self.idle) > _IDLE_BOUND:
+            if len(self.idle) > self.bound:
                 self.idle.pop(0).abort()
 
     def trim(self, now: float) -> None:
@@ -69,6 +82,8 @@ class Connections:
                 self.idle.append(connection)
 
     def close(self) -> None:
+        """Keep none from now on: those in use are closed as they are given back."""
+        self.bound = 0
         for connection in self.idle:
             connection.abort()
         self.idle = []

@@ -94,7 +94,7 @@ def test_the_text_of_an_error_is_one_line_for_each_problem(tmp_path):
 
 def test_an_unknown_key_far_from_every_known_one_lists_those():
     problem = problems_of("models: {m: {versions: {v1: {endpoints: [http://h:1], xyzzy: 1}}}}\n")[0]
-    assert problem.endswith("unknown key; known here: endpoints, weight, served_as, health, balance")
+    assert problem.endswith("unknown key; known here: endpoints, weight, served_as, health, balance, upstream_tls")
 
 
 @pytest.mark.parametrize(

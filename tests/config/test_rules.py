@@ -30,6 +30,11 @@ BROKEN = {  # rule -> (file, what is said)
         f"models:\n  a: {{aliases: [x], {V1}}}\n  b: {{aliases: [x], {V1}}}\n",
         "routes.yaml:3: models.b.aliases[0]: 'x' leads to model 'a' already",
     ),
+    "endpoints_are_proved_in_one_way": (
+        "models:\n  a: {versions: {v1: {endpoints: [https://h]}}}\n"
+        "  b: {upstream_tls: {server_name: s}, versions: {v1: {endpoints: [https://h]}}}\n",
+        "routes.yaml:3: models.b.versions.v1.endpoints[0]: https://h has another upstream_tls in a@v1",
+    ),
     "matches_are_claimed_once": (
         f"models:\n  a: {{match: [{{host: H.org}}], {V1}}}\n  b: {{match: [{{host: h.org, prefix: /}}], {V1}}}\n",
         "routes.yaml:3: models.b.match[0]: h.org/ leads to model 'a' already",
@@ -65,6 +70,10 @@ DOUBTFUL = {  # advice -> (file, what is said)
         model("auth: [key]", "http://127.0.0.1:1, http://8.8.8.8:1"),
         "routes.yaml:5: models.m.versions.v1.endpoints[1]: http://8.8.8.8:1 is reached "
         "over http:// outside private networks",
+    ),
+    "endpoints_are_not_proved": (
+        model("upstream_tls: {insecure: true}", "https://h:1"),
+        "routes.yaml:3: models.m.upstream_tls: m@v1: whoever answers for its endpoints is believed",
     ),
     "versions_are_chosen_by_order": (
         "models:\n  m: {versions: {v1: {endpoints: [http://h:1]}, v2: {endpoints: [http://h:1]}}}\n",

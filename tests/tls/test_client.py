@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gateway.config.settings import TLSSettings
-from gateway.tls.client import upstream_context
+from gateway.config.settings import TLSSettings, UpstreamTLS
+from gateway.tls.client import UpstreamContexts, upstream_context
 from gateway.tls.context import server_context
-from tests.tls.makers import make, trust
+from tests.tls.makers import make, make_authority, trust
 from tests.tls.servers import Seen, serving, shake
 
 
@@ -75,3 +75,21 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             upstream_context(client_cert=bad)
     with pytest.raises(ValueError, match=r"locked\.key: not a certificate with its key, not encrypted"):
         upstream_context(client_cert=tmp_path / "locked.crt", client_key=tmp_path / "locked.key")
+
+
+def test_contexts_are_shared_until_their_files_change_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    contexts, ca = UpstreamContexts(), trust(tmp_path)
+    settings = UpstreamTLS(ca=ca)
+    first = contexts.of(settings)
+    assert contexts.of(UpstreamTLS(ca=ca)) is first
+    assert contexts.of(UpstreamTLS(ca=ca, server_name="a.test")) is not first
+    ca.write_text("garbage")
+    assert contexts.of(settings) is first
+    ca.write_bytes(make_authority("Another").pem * 2)
+    assert contexts.of(settings) is not first
+
+
+def test_a_file_that_never_could_be_used_makes_a_context_that_trusts_nobody(tmp_path: Path) -> None:
+    context = UpstreamContexts().of(UpstreamTLS(ca=tmp_path / "absent.pem"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        seen(tmp_path, context)
