@@ -18,8 +18,8 @@ from gateway.stores.leases import SharedLeases, size_of
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
 
 # Words of the header, 8 bytes each, and who writes them.
-LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, FIRST_WORKER = range(8)
-# All but the controller's own (CONTROLLER, GENERATION, HEALTH_CHANGES) are the master's.
+LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, FIRST_WORKER, DRAINED = range(9)
+# All but the controller's own (CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINED) are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
 PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED = range(6)  # WANTED: a bit for each issuer whose keys are missed
@@ -28,11 +28,13 @@ _WORKER_WORDS: Final = 8
 _HEADER = 8 * _HEADER_WORDS
 _ROWS = 8 * _WORKER_WORDS * WORKERS
 _HEALTH = ENDPOINTS
+_OWNERS = 8 * ENDPOINTS
+_DRAINS = 8 * ENDPOINTS
 _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
-_FIXED = _HEADER + _ROWS + _HEALTH + _IN_FLIGHT + _LATENCY
+_FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _IN_FLIGHT + _LATENCY
 _LEASES = size_of()
-_LAYOUT: Final = 1  # raised with every change of where things are
+_LAYOUT: Final = 2  # raised with every change of where things are
 
 
 def wanted_bit(index: int) -> int:
@@ -59,7 +61,9 @@ class Zone:
         self.header = cut(_HEADER).cast("q")
         rows = cut(_ROWS).cast("q")
         self.workers = [rows[i * _WORKER_WORDS : (i + 1) * _WORKER_WORDS] for i in range(WORKERS)]
-        self.health = cut(_HEALTH)  # controller
+        self.health = cut(_HEALTH)  # controller, as the two below; see `columns.py`
+        self.owners = cut(_OWNERS).cast("q")  # whose column it is
+        self.drains = cut(_DRAINS).cast("d")  # 0.0, or until when its sessions may stay: monotonic seconds
         counts = cut(_IN_FLIGHT).cast("i")
         self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         latencies = cut(_LATENCY).cast("f")
