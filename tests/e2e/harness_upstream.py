@@ -28,6 +28,7 @@ class Connection(Wire):
 
     def read_request(self) -> RawMessage:
         request = super().read_request()
+        request.at = time.monotonic()
         self.requests.append(request)
         return request
 
@@ -73,8 +74,9 @@ class RawUpstream:
 
     @property
     def requests(self) -> list[RawMessage]:
-        """Every request that a script has read, of all connections."""
-        return [request for connection in list(self.connections) for request in connection.requests]
+        """Every request that a script has read, of all connections, in the order of their ends."""
+        found = [request for connection in list(self.connections) for request in connection.requests]
+        return sorted(found, key=lambda request: request.at)
 
     def wait_connections(self, count: int, within: float = PATIENCE) -> None:
         """Wait until `count` connections have been accepted. Raises AssertionError after `within` seconds."""

@@ -33,6 +33,7 @@ class RawMessage:
     fields: list[tuple[bytes, bytes]]
     body: bytes = b""
     trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    at: float = 0.0  # when an upstream had read all of it (monotonic seconds)
 
     @property
     def status(self) -> int:
