@@ -10,7 +10,7 @@ from gateway.admin.guard import check_exposure, read_token
 from gateway.config.problems import Problem, render_key
 from gateway.config.settings import PluginSettings, Settings, UpstreamTLS
 from gateway.control.keys import load_keys
-from gateway.control.reload import key_files
+from gateway.control.reload import key_files, revoked_tokens
 from gateway.edge.tokens import Tokens
 from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
@@ -41,8 +41,9 @@ def issuers(settings: Settings) -> Iterator[Problem]:
 
 
 def issuers_keys(settings: Settings) -> Iterator[Problem]:
-    """Issuers' keys that are in files can be used."""
+    """Issuers' keys that are in files can be used, and lists of revoked tokens read."""
     yield from key_files(settings, None)[1]
+    yield from revoked_tokens(settings)[1]
 
 
 def certificates(settings: Settings) -> Iterator[Problem]:

@@ -39,9 +39,10 @@ def issuers_are_careless(settings: Settings) -> Iterator[Finding]:
         path: Path = ("auth", "jwt", index)
         if not issuer.audience:
             yield Finding((*path, "audience"), "without an audience, every token that names one is refused")
-        url = urlsplit(issuer.jwks_url or "")
+        url = urlsplit(issuer.jwks_url or (issuer.issuer if issuer.is_discovered else ""))
         if url.scheme == "http" and not is_private(url.hostname or ""):
-            yield Finding((*path, "jwks_url"), "keys that come over http:// can be replaced on their way")
+            place = "issuer" if issuer.is_discovered else "jwks_url"
+            yield Finding((*path, place), "keys that come over http:// can be replaced on their way")
 
 
 def models_are_public(settings: Settings) -> Iterator[Finding]:

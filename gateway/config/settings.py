@@ -45,6 +45,7 @@ from gateway.config.values import (
     Text,
     WebURL,
     Workers,
+    check_web_url,
 )
 
 __all__ = [
@@ -155,24 +156,48 @@ class TLSSettings(Strict):
 
 
 class Issuer(Strict):
-    """One issuer of JWTs; it alone decides what its tokens must look like (RFC 8725). It needs exactly one of
-    `jwks_url`, `jwks_file` and `public_key_file`."""
+    """One issuer of JWTs; it alone decides what its tokens must look like (RFC 8725). Its keys come from one of
+    `jwks_url`, `jwks_file` and `public_key_file`; with none of them, by discovery."""
 
     issuer: Text = needed("What a token's `iss` must be, to the letter.")
     audience: Audience = setting([], "Any of these must be in a token's `aud`; [] takes tokens without one.")
     jwks_url: WebURL | None = setting(None, "Where its keys are published.")
     jwks_file: FilePath | None = setting(None, "A file of its keys, as a JSON Web Key Set.")
     public_key_file: FilePath | None = setting(None, "A file of its one public key, in PEM.")
+    discovery: bool = setting(
+        False, "Find its keys by its `.well-known/openid-configuration`; so it is if nothing says where they are."
+    )
     algorithms: list[Algorithm] = setting(["RS256", "ES256"], "Accepted signatures; public keys only.", min_length=1)
     leeway: Duration = setting("30s", "How far its clock may be from ours.")
+    types: list[Text] = setting(["JWT", "at+jwt"], "Accepted `typ`; a token without one is a JWT.", min_length=1)
+    max_age: Positive | None = setting(None, "How long after its `iat` a token is taken at most.")
+    scopes: list[Text] = setting([], "What all must be among a token's scopes (`scope` or `scp`).")
+    required_claims: dict[Text, Audience] = setting(
+        {}, "Claims that a token must have, each with one of these values; [] is any value."
+    )
+    revoked_file: FilePath | None = setting(
+        None, "A file of revoked tokens, a `jti` a line; picked up live. Tokens without `jti` are refused then."
+    )
     models_claim: Text | None = setting(None, "A claim holding globs of the models its subject may call.")
     claims_to_headers: dict[Text, OwnField] = setting({}, "Claims sent upstream, each as this header.")
 
     @model_validator(mode="after")
     def _has_one_source_of_keys(self) -> Self:
-        if [self.jwks_url, self.jwks_file, self.public_key_file].count(None) != 2:
-            raise ValueError("needs exactly one of jwks_url, jwks_file, public_key_file")
+        sources = 3 - [self.jwks_url, self.jwks_file, self.public_key_file].count(None) + self.discovery
+        if sources > 1:
+            raise ValueError("needs exactly one of jwks_url, jwks_file, public_key_file, discovery")
+        if self.is_discovered:
+            try:
+                check_web_url(self.issuer)
+            except ValueError as error:
+                why = "; without jwks_url, jwks_file and public_key_file its keys are found at the issuer's own URL"
+                raise ValueError(f"issuer: {error}{why}") from None
         return self
+
+    @property
+    def is_discovered(self) -> bool:
+        """Nothing says where its keys are: the issuer does (OpenID Connect Discovery)."""
+        return self.jwks_url is None and self.jwks_file is None and self.public_key_file is None
 
 
 class AuthSettings(Strict):

@@ -5,6 +5,7 @@ the URL in the configuration is ever asked; a token cannot name another (RFC 872
 """
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -27,6 +28,7 @@ _RETRIES = (10.0, 600.0)  # seconds from a failure to the next attempt: the firs
 _ASK_PERIOD = 10.0  # seconds between two fetches because tokens name an unknown key
 _TIMEOUT = 5.0  # seconds for a whole fetch
 _LONGEST = 2**20  # bytes of a key set
+_LONGEST_LIST = 2**24  # bytes of a list of revoked tokens: some 400,000 UUIDs
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,9})", re.IGNORECASE)
 
 Publish = Callable[[Mapping[str, bytes]], Awaitable[None]]
@@ -45,6 +47,8 @@ class Issuer(Protocol):
     def jwks_file(self) -> Path | None: ...
     @property
     def public_key_file(self) -> Path | None: ...
+    @property
+    def is_discovered(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -54,6 +58,7 @@ class _Source:
     issuer: str
     algorithms: Sequence[str]
     place: str | Path  # a URL, or a file
+    is_discovered: bool = False  # the URL is of the issuer's metadata, which says where its keys are
     asked: float = -inf  # when it was last read because somebody asked, by the clock
     failures: int = 0  # in a row
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -142,7 +147,8 @@ class Jwks:
             if isinstance(source.place, Path):
                 text, delay = _read(source.place), _FILE_PERIOD
             else:
-                text, delay = await self._fetch(source.place)
+                url = await self._discover(source) if source.is_discovered else source.place
+                text, delay = await self._fetch(url)
             keys = source.parse(text)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             return self._fail(source, error)
@@ -163,6 +169,18 @@ class Jwks:
         if isinstance(source.place, Path):
             return _FILE_PERIOD
         return min(_RETRIES[0] * 2.0 ** min(source.failures - 1, 30), _RETRIES[1])
+
+    async def _discover(self, source: _Source) -> str:
+        """Where the issuer says that its keys are. Raises ValueError."""
+        text, _ = await self._fetch(str(source.place))
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("issuer") != source.issuer:  # OIDC Discovery, 4.3
+            raise ValueError("it is not the metadata of this issuer")
+        url = document.get("jwks_uri")
+        schemes = ("https://",) if source.issuer.startswith("https://") else ("https://", "http://")
+        if not isinstance(url, str) or not url.lower().startswith(schemes):
+            raise ValueError(f"its jwks_uri is no {' or '.join(schemes)} URL")
+        return url
 
     async def _fetch(self, url: str) -> tuple[bytes, float]:
         """The body, and for how many seconds it need not be fetched again."""
@@ -185,18 +203,26 @@ class Jwks:
 
 def _source(entry: Issuer) -> _Source:
     places = [place for place in (entry.jwks_url, entry.jwks_file, entry.public_key_file) if place is not None]
+    if not places and entry.is_discovered:
+        places.append(entry.issuer.removesuffix("/") + "/.well-known/openid-configuration")  # OIDC Discovery, 4.1
     if len(places) != 1:
         raise ValueError(f"issuer {entry.issuer!r} needs one of jwks_url, jwks_file and public_key_file")
     if isinstance(places[0], str) and not places[0].lower().startswith(("http://", "https://")):
         raise ValueError(f"issuer {entry.issuer!r}: {places[0]!r} is not an http(s) URL")
-    return _Source(entry.issuer, entry.algorithms, places[0])
+    return _Source(entry.issuer, entry.algorithms, places[0], entry.is_discovered)
 
 
-def _read(path: Path) -> bytes:
+def read_revoked(path: Path) -> list[str]:
+    """The ids of revoked tokens: one a line, without empty ones and comments (#). Raises OSError, ValueError."""
+    lines = _read(path, _LONGEST_LIST).decode("utf-8").splitlines()
+    return sorted({line.strip() for line in lines if line.strip() and not line.startswith("#")})
+
+
+def _read(path: Path, longest: int = _LONGEST) -> bytes:
     with path.open("rb") as file:
-        text = file.read(_LONGEST + 1)
-    if len(text) > _LONGEST:
-        raise ValueError(f"longer than {_LONGEST} bytes")
+        text = file.read(longest + 1)
+    if len(text) > longest:
+        raise ValueError(f"{path}: longer than {longest} bytes")
     return text
 
 

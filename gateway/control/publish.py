@@ -21,7 +21,8 @@ class TooManyEndpoints(ValueError):
 
 
 class Published(msgspec.Struct):
-    """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set."""
+    """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set,
+    `revoked` the `jti` of its tokens that are refused."""
 
     generation: int
     settings: bytes  # JSON
@@ -29,6 +30,7 @@ class Published(msgspec.Struct):
     slots: dict[str, int] = {}
     keys: bytes = b""
     jwks: dict[str, bytes] = {}
+    revoked: dict[str, list[str]] = {}
 
     def read_settings(self) -> Settings:
         return Settings.model_validate_json(self.settings)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gateway.config.load import read
 from gateway.config.problems import ConfigError, Problem, render_key
 from gateway.config.settings import Settings
 from gateway.control import publish
-from gateway.control.jwks import key_of_file, load_files
+from gateway.control.jwks import key_of_file, load_files, read_revoked
 from gateway.control.keys import load_keys
 from gateway.control.publish import Published
 from gateway.stores.keyfile import KeyFileError
@@ -34,7 +36,8 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
     except (KeyFileError, OSError) as error:
         problems += [Problem("", 0, "", line) for line in str(error).splitlines()]
     jwks, unusable = key_files(settings, before)
-    problems += map(marks.complete, unusable)
+    revoked, unreadable = revoked_tokens(settings)
+    problems += map(marks.complete, [*unusable, *unreadable])
     try:
         slots = publish.assign_slots(publish.urls_of(settings), before.slots if before else {})
     except publish.TooManyEndpoints as error:
@@ -49,6 +52,7 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         slots=slots,
         keys=keys,
         jwks=jwks,
+        revoked=revoked,
     )
     return published, settings
 
@@ -66,6 +70,18 @@ def key_files(settings: Settings, before: Published | None) -> tuple[dict[str, b
             except ValueError as error:
                 problems.append(Problem("", 0, render_key(("auth", "jwt", index, key_of_file(entry))), str(error)))
     return jwks, problems
+
+
+def revoked_tokens(settings: Settings) -> tuple[dict[str, list[str]], list[Problem]]:
+    """The `jti` in each issuer's file of revoked tokens, and which files cannot be used."""
+    revoked, problems = {}, []
+    for index, entry in enumerate(settings.auth.jwt):
+        if entry.revoked_file is not None:
+            try:
+                revoked[entry.issuer] = read_revoked(entry.revoked_file)
+            except (OSError, ValueError) as error:
+                problems.append(Problem("", 0, render_key(("auth", "jwt", index, "revoked_file")), str(error)))
+    return revoked, problems
 
 
 class Reloader:
@@ -100,10 +116,7 @@ class Reloader:
             changed = {**self.published.jwks, **jwks}
             if changed != self.published.jwks:
                 generation = self.published.generation + 1
-                published = Published(
-                    generation, self.published.settings, self.published.folder, self.published.slots,
-                    self.published.keys, changed,
-                )  # fmt: skip
+                published = replace(self.published, generation=generation, jwks=changed)
                 await self._hand_out(published, self.settings)
 
     async def _hand_out(self, published: Published, settings: Settings) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NoReturn
 
 from gateway.errors import Unauthenticated
@@ -22,16 +23,49 @@ class Trust:
     leeway: float
     models_claim: str | None
     headers: tuple[tuple[str, bytes], ...]  # claim, field name
+    types: frozenset[str]
+    max_age: float  # seconds
+    scopes: frozenset[str]  # all of them
+    required: tuple[tuple[str, frozenset[str]], ...]  # claim, one of these values; none: any
 
 
-def valid_until(claims: Mapping[str, Any], now: float, leeway: float) -> float:
+def valid_until(trust: Trust, claims: Mapping[str, Any], now: float) -> float:
     """Until when the token is valid, in seconds since the epoch (RFC 7519, 4.1.4 to 4.1.6)."""
-    until = _number(claims["exp"]) + leeway
+    until = _number(claims["exp"]) + trust.leeway
+    if trust.max_age < inf:
+        until = min(until, _number(claims.get("iat")) + trust.max_age + trust.leeway)
     if now >= until:
         refuse("expired")
-    if any(_number(claims[name]) > now + leeway for name in ("nbf", "iat") if name in claims):
+    if any(_number(claims[name]) > now + trust.leeway for name in ("nbf", "iat") if name in claims):
         refuse("not yet valid")
     return until
+
+
+def check_claims(trust: Trust, claims: Mapping[str, Any]) -> None:
+    """What the issuer's entry requires beyond what every token needs. Raises Unauthenticated."""
+    for name, values in trust.required:
+        claim = claims.get(name)
+        if claim is None or (values and values.isdisjoint(texts_of(claim))):
+            refuse(f"of {trust.issuer}: its claim {name} is not as required")
+    if not trust.scopes <= scopes_of(claims):
+        refuse(f"of {trust.issuer}: it lacks a scope")
+
+
+def texts_of(claim: Any) -> set[str]:
+    """What a claim holds, as text: itself, or the items of a list. `true` and 7 are as JSON writes them."""
+    items = claim if isinstance(claim, list) else [claim]
+    return {
+        item if isinstance(item, str) else json.dumps(item) for item in items if isinstance(item, (str, int, float))
+    }
+
+
+def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
+    """RFC 8693, 4.2: `scope`, one text with spaces between; `scp` is what Entra ID and Okta call it, text or a list."""
+    found: set[str] = set()
+    for claim in (claims.get("scope"), claims.get("scp")):
+        items = claim.split(" ") if isinstance(claim, str) else claim if isinstance(claim, list) else []
+        found.update(item for item in items if isinstance(item, str) and item)
+    return frozenset(found)
 
 
 def _number(value: Any) -> float:

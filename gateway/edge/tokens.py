@@ -10,13 +10,15 @@ import logging
 import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
+from math import inf
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import jwt
 
-from gateway.edge.claims import Trust, principal_of, refusal, refuse, valid_until
+from gateway.edge.claims import Trust, check_claims, principal_of, refusal, refuse, valid_until
 from gateway.errors import StoreUnavailable, Unauthenticated
 from gateway.model import Principal
 from gateway.stores.keysets import KeySet, check_algorithms
@@ -25,9 +27,6 @@ _log = logging.getLogger("gateway.edge")
 
 LONGEST_TOKEN = 16 * 1024  # bytes; refused before anything in it is parsed
 _COMPACT = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")  # RFC 7515, 3.1: no padding
-
-# RFC 8725, 3.11: what an issuer signs for another purpose (a DPoP proof, a logout or security event) is no access.
-_TYPES = ("jwt", "at+jwt")
 
 # What may not be set from a claim: it frames the message or is the gateway's to say.
 _UNSETTABLE = re.compile(
@@ -52,6 +51,16 @@ class Issuer(Protocol):
     def models_claim(self) -> str | None: ...
     @property
     def claims_to_headers(self) -> Mapping[str, str]: ...
+    @property
+    def types(self) -> Sequence[str]: ...
+    @property
+    def max_age(self) -> float | None: ...
+    @property
+    def scopes(self) -> Sequence[str]: ...
+    @property
+    def required_claims(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def revoked_file(self) -> Path | None: ...
 
 
 class UnknownKid(Unauthenticated):
@@ -80,9 +89,17 @@ class Tokens:
         self.identity_headers = frozenset(names)
         self._sources: dict[str, bytes] = {}
         self._keys: dict[str, KeySet] = {}
+        self._revoked: dict[str, frozenset[str]] = {}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._remembered = remembered
         self.adopt(keys or {})
+
+    def revoke(self, ids: Mapping[str, Collection[str]]) -> None:
+        """From now on tokens with these `jti`, by issuer, are refused; all others of before are not any more."""
+        revoked = {issuer: frozenset(each) for issuer, each in ids.items()}
+        if revoked != self._revoked:
+            self._revoked = revoked
+            self._known.clear()
 
     def adopt(self, keys: Mapping[str, bytes]) -> None:
         """Use these keys from now on. Tokens are verified anew if any of them changed: theirs may be withdrawn.
@@ -117,7 +134,10 @@ class Tokens:
             self._known.move_to_end(digest)
             return known[0]
         trust, claims = self._prove(token)
-        until = valid_until(claims, now, trust.leeway)
+        until = valid_until(trust, claims, now)
+        check_claims(trust, claims)
+        if claims.get("jti") in self._revoked.get(trust.issuer, ()):
+            refuse(f"of {trust.issuer}: it is revoked")
         principal = principal_of(trust, claims)
         self._known[digest] = principal, until
         if len(self._known) > self._remembered:
@@ -172,8 +192,21 @@ def _trust(entry: Issuer) -> Trust:
         if not _FIELD_NAME.fullmatch(name.lower()) or _UNSETTABLE.fullmatch(name.lower()):
             raise ValueError(f"claims_to_headers: {name!r} cannot be set from a claim")
     headers = tuple((claim, name.lower().encode()) for claim, name in entry.claims_to_headers.items())
-    algorithms = check_algorithms(entry.algorithms)
-    return Trust(entry.issuer, tuple(entry.audience), algorithms, entry.leeway, entry.models_claim, headers)
+    required = [(claim, frozenset(values)) for claim, values in entry.required_claims.items()]
+    if entry.revoked_file is not None:
+        required.append(("jti", frozenset()))  # without one it could not be revoked
+    return Trust(
+        issuer=entry.issuer,
+        audience=tuple(entry.audience),
+        algorithms=check_algorithms(entry.algorithms),
+        leeway=entry.leeway,
+        models_claim=entry.models_claim,
+        headers=headers,
+        types=frozenset(_media_type(each) for each in entry.types),
+        max_age=inf if entry.max_age is None else entry.max_age,
+        scopes=frozenset(entry.scopes),
+        required=tuple(required),
+    )
 
 
 def _check_header(trust: Trust, header: dict[str, Any]) -> None:
@@ -184,7 +217,8 @@ def _check_header(trust: Trust, header: dict[str, Any]) -> None:
         refuse(f"of {trust.issuer}: its kid is not text")
     if header.keys() & {"crit", "b64", "zip", "enc"}:  # RFC 7515, 4.1.11: we understand no extension
         refuse(f"of {trust.issuer}: it needs an extension")
-    if _media_type(header.get("typ")) not in _TYPES:
+    # RFC 8725, 3.11: what an issuer signs for another purpose (a DPoP proof, a logout, a security event) is no access.
+    if _media_type(header.get("typ")) not in trust.types:
         refuse(f"of {trust.issuer}: it is not an access token")
 
 

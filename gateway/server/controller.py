@@ -136,7 +136,8 @@ class Controller:
         for tls in _proofs(settings):
             yield from tls.files
         for issuer in settings.auth.jwt:
-            yield from (path for path in (issuer.jwks_file, issuer.public_key_file) if path is not None)
+            files = (issuer.jwks_file, issuer.public_key_file, issuer.revoked_file)
+            yield from (path for path in files if path is not None)
 
     # --- generations ---
 

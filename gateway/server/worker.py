@@ -119,6 +119,7 @@ class Worker:
         runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
         if runtime.tokens is not None:  # the same object: a request that waits for its issuer's new key holds it
             runtime.tokens.adopt(published.jwks)
+            runtime.tokens.revoke(published.revoked)
         runtime.keys.replace(keys)
         runtime.retain(set(published.slots))
 

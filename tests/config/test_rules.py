@@ -191,20 +191,27 @@ def test_one_endpoint_may_serve_two_versions_and_two_models():
     assert problems_of(f"models: {{a: {{versions: {both}}}, b: {{versions: {both}}}}}\n") == []
 
 
+@pytest.mark.parametrize("more", ["", ", discovery: true"])
+def test_an_issuer_whose_keys_are_nowhere_else_must_have_a_url_to_ask(more):
+    assert problems_of(f"auth: {{jwt: [{{issuer: https://i/{more}}}]}}\n") == []
+    (problem,) = problems_of(f"auth: {{jwt: [{{issuer: i{more}}}]}}\n")
+    assert problem.startswith("routes.yaml:1: auth.jwt[0]: issuer: 'i' is not an http(s) URL; without")
+
+
 @pytest.mark.parametrize(
     ("issuer", "is_whole"),
     [
         ("jwks_url: https://i/", True),
         ("jwks_file: f", True),
         ("public_key_file: f", True),
-        ("audience: a", False),
         ("jwks_url: https://i/, public_key_file: f", False),
+        ("jwks_url: https://i/, discovery: true", False),
         ("jwks_url: https://i/, jwks_file: f, public_key_file: f", False),
     ],
 )
-def test_an_issuer_has_exactly_one_source_of_keys(issuer, is_whole):
+def test_an_issuer_has_at_most_one_source_of_keys(issuer, is_whole):
     said = problems_of(f"auth:\n  jwt:\n    - {{issuer: i, {issuer}}}\n")
-    wanted = "routes.yaml:3: auth.jwt[0]: needs exactly one of jwks_url, jwks_file, public_key_file"
+    wanted = "routes.yaml:3: auth.jwt[0]: needs exactly one of jwks_url, jwks_file, public_key_file, discovery"
     assert said == ([] if is_whole else [wanted])
 
 

@@ -29,6 +29,7 @@ class Entry:
     jwks_url: str | None = None
     jwks_file: Path | None = None
     public_key_file: Path | None = None
+    is_discovered: bool = False
 
 
 def document(*members: dict[str, Any]) -> bytes:
@@ -209,6 +210,56 @@ def test_keys_that_were_published_before_a_restart_are_kept_and_not_published_ag
     stage = play([ok(EC)], rounds=1, keys={"one": normal(EC), "gone": b"x"})
     assert stage.published == []
     assert stage.jwks.keys == {"one": normal(EC)}
+
+
+METADATA = "https://issuer.example/.well-known/openid-configuration"
+
+
+def discover(metadata: Any) -> tuple[list[str], Kept]:
+    """What is asked for, and what is published, where the issuer's metadata are these."""
+    asked: list[str] = []
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        content = json.dumps(metadata).encode() if str(request.url) == METADATA else document(EC)
+        return httpx2.Response(200, stream=httpx2.ByteStream(content))
+
+    async def main() -> Kept:
+        kept, done = Kept(), asyncio.Event()
+
+        async def sleep(_: float) -> None:
+            done.set()
+            await asyncio.Event().wait()
+
+        entry = Entry(issuer="https://issuer.example/", is_discovered=True)
+        client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+        async with running(Jwks([entry], kept, client=client, sleep=sleep)):
+            await asyncio.wait_for(done.wait(), 5)
+        return kept
+
+    return asked, asyncio.run(main())
+
+
+def test_an_issuer_says_itself_where_its_keys_are() -> None:
+    asked, published = discover({"issuer": "https://issuer.example/", "jwks_uri": "https://keys.example/k"})
+    assert asked == [METADATA, "https://keys.example/k"]
+    assert published == [{"https://issuer.example/": normal(EC)}]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"issuer": "https://issuer.example", "jwks_uri": "https://keys.example/k"},
+        {"jwks_uri": "https://keys.example/k"},
+        {"issuer": "https://issuer.example/", "jwks_uri": "http://keys.example/k"},
+        {"issuer": "https://issuer.example/", "jwks_uri": "file:///etc/passwd"},
+        {"issuer": "https://issuer.example/", "jwks_uri": ["https://keys.example/k"]},
+        {"issuer": "https://issuer.example/"},
+        [],
+    ],
+)
+def test_metadata_of_another_issuer_or_that_lead_off_https_are_not_followed(metadata: Any) -> None:
+    assert discover(metadata) == ([METADATA], [])
 
 
 def test_a_look_out_of_turn_finds_a_new_key_and_is_taken_once_in_ten_seconds() -> None:

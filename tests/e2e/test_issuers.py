@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,28 @@ def test_issuers_that_replace_their_keys_at_once_are_all_believed_at_once_and_th
                 fresh = [pool.submit(status, gateway, issuer.token()) for issuer in (one, other, one, other)]
             assert [each.result() for each in fresh] == [200] * 4
             assert status(gateway, old) == 401, "its key is withdrawn"
+
+
+def test_an_issuers_name_alone_is_enough_and_a_token_is_revoked_while_all_runs(demo: DemoModel, tmp_path: Path) -> None:
+    revoked = tmp_path / "revoked"
+    revoked.write_text("# none yet\n")
+    with Issuer() as issuer:
+        issuer.documents["/.well-known/openid-configuration"] = {
+            "issuer": issuer.url, "jwks_uri": f"{issuer.url}/jwks.json",
+        }  # fmt: skip
+        entry = {**issuer.entry(revoked_file=str(revoked), types=["at+jwt"], scopes=["models"]), "jwks_url": None}
+        with Gateway({"demo": served([demo.url], auth=["jwt"])}, {"auth": {"jwt": [entry]}}) as gateway:
+            one, other = (issuer.token({"typ": "at+jwt"}, jti=each, scope="models") for each in "12")
+            until(lambda: status(gateway, one) == 200, "the keys that the issuer's metadata lead to")
+            assert status(gateway, issuer.token({"typ": "at+jwt"}, jti="3")) == 401, "it lacks the scope"
+            assert status(gateway, issuer.token(jti="4", scope="models")) == 401, "it is of another type"
+            revoked.write_text("# stolen\n1\n")
+            assert gateway.reload() == []
+            assert (status(gateway, one), status(gateway, other)) == (401, 200)
+            revoked.unlink()
+            (problem,) = gateway.reload()
+            assert "auth.jwt[0].revoked_file" in problem
+            assert (status(gateway, one), status(gateway, other)) == (401, 200)
 
 
 def test_tokens_of_keys_that_do_not_exist_do_not_make_the_gateway_pester_the_issuer(demo: DemoModel) -> None:

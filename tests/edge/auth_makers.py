@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -32,6 +33,11 @@ class Entry:
     leeway: float = 30.0
     models_claim: str | None = None
     claims_to_headers: Mapping[str, str] = field(default_factory=dict)
+    types: tuple[str, ...] = ("JWT", "at+jwt")
+    max_age: float | None = None
+    scopes: tuple[str, ...] = ()
+    required_claims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    revoked_file: Path | None = None
 
 
 @cache

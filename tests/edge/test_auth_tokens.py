@@ -1,6 +1,7 @@
 """What an honest token is turned into, and that it is verified once."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -14,6 +15,7 @@ from gateway.errors import StoreUnavailable, Unauthenticated
 from tests.edge.auth_makers import (
     ISSUER,
     NOW,
+    OTHER,
     Entry,
     by,
     claims,
@@ -108,6 +110,77 @@ def test_no_claim_breaks_out_of_its_header(claim: Any) -> None:
 def test_a_header_that_no_claim_may_set_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="claims_to_headers"):
         make_tokens(Entry(claims_to_headers={"sub": name}))
+
+
+STRICT = Entry(
+    types=("at+jwt",),
+    max_age=600.0,
+    scopes=("models.read", "models.call"),
+    required_claims={"tenant": ("acme", "beta"), "verified": ("true",), "jti": ()},
+)
+AT = {"typ": "application/at+JWT"}
+MET = {"scope": "models.call profile models.read", "tenant": "acme", "verified": True, "jti": "1"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tenant": ["beta", "x"]}, {"scope": ..., "scp": ["models.read", "models.call"]}, {"iat": NOW - 629}],
+)
+def test_a_token_that_meets_all_that_its_issuer_requires_is_accepted(changes: dict[str, Any]) -> None:
+    assert make_tokens(STRICT).verify(token(header=AT, **{**MET, **changes}), NOW).name == "alice"
+
+
+@pytest.mark.parametrize(
+    ("header", "changes"),
+    [
+        ({"typ": "JWT"}, {}),
+        ({"typ": ...}, {}),
+        (AT, {"iat": NOW - 630}),
+        (AT, {"iat": ...}),
+        (AT, {"scope": "models.read"}),
+        (AT, {"scope": ...}),
+        (AT, {"scope": "models.call,models.read"}),
+        (AT, {"scope": {"models.read": 1, "models.call": 1}}),
+        (AT, {"tenant": "acme2"}),
+        (AT, {"tenant": ...}),
+        (AT, {"tenant": {"acme": 1}}),
+        (AT, {"tenant": [["acme"]]}),
+        (AT, {"verified": False}),
+        (AT, {"jti": ...}),
+        (AT, {"jti": None}),
+    ],
+)
+def test_a_token_that_misses_one_thing_is_refused(header: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(Unauthenticated):
+        make_tokens(STRICT).verify(token(header=header, **{**MET, **changes}), NOW)
+
+
+def test_the_greatest_age_ends_a_remembered_token_before_its_expiry() -> None:
+    tokens = make_tokens(Entry(max_age=60.0))
+    good = token()
+    assert tokens.verify(good, NOW + 89)
+    with pytest.raises(Unauthenticated):
+        tokens.verify(good, NOW + 90)
+
+
+def test_a_token_is_revoked_by_its_id_also_where_it_was_remembered() -> None:
+    tokens = make_tokens(Entry(revoked_file=Path("revoked")))
+    one, other = token(jti="1"), token(jti="2")
+    assert tokens.verify(one, NOW)
+    tokens.revoke({ISSUER: ["1"], OTHER: ["2"]})
+    with pytest.raises(Unauthenticated):
+        tokens.verify(one, NOW)
+    assert tokens.verify(other, NOW), "the other issuer's ids are its own"
+    tokens.revoke({})
+    assert tokens.verify(one, NOW)
+
+
+@pytest.mark.parametrize("jti", [..., None, ["1"], {"1": 1}, 1])
+def test_a_token_that_could_not_be_revoked_is_refused_where_that_is_wanted(jti: Any) -> None:
+    tokens = make_tokens(Entry(revoked_file=Path("revoked")))
+    tokens.revoke({ISSUER: ["1"]})
+    with pytest.raises(Unauthenticated):
+        tokens.verify(token(jti=jti), NOW)
 
 
 def test_an_issuer_has_one_entry() -> None:
