@@ -14,7 +14,7 @@ _log = logging.getLogger("gateway.master")
 
 CONTROLLER = -1  # its slot; a worker's is its row of the zone
 _CRASH_SECONDS = 1.0  # a child that lived shorter is started again only after a pause
-_CRASH_PAUSE = 1.0
+_CRASH_PAUSE = 0.5
 
 
 class Children:

@@ -199,7 +199,7 @@ class Master:
     def _on_child_lost(self, slot: int, pid: int, code: int) -> None:
         if self.is_closed or (slot == CONTROLLER and self.successor is not None):
             return  # it was told to end
-        if self.is_up or self.stopping:
+        if self.is_up or self.stopping or code < 0:  # killed by somebody, it did not fail by itself
             _log.error("%s (pid %d) ended with %d and is replaced", name_of(slot), pid, code)
             self.children.replace(slot)
         else:
