@@ -81,8 +81,10 @@ class _Door:
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     async def reload(self, request: Request) -> Response:
-        is_done, problems = await self.view.reload()
-        body = {"reloaded": is_done, "generation": self.view.generation, "problems": list(problems)}
+        is_done, said = await self.view.reload()
+        body = {"reloaded": is_done, "generation": self.view.generation, "problems": [] if is_done else list(said)}
+        if is_done and said:
+            body["notes"] = list(said)
         return _json(body, 200 if is_done else 422)
 
     async def drain(self, request: Request) -> Response:

@@ -76,7 +76,8 @@ class AdminView(Protocol):
     def buckets(self) -> BucketsView | None: ...
 
     async def reload(self) -> tuple[bool, Sequence[str]]:
-        """Read the configuration again; -> whether a new generation serves, and what was wrong."""
+        """Read the configuration again; -> whether it serves, and what was wrong; if it does, what waits for a
+        restart."""
         ...
 
     async def drain(self, target: str, deadline: float | None = None) -> int:

@@ -24,11 +24,14 @@ class _Outcome(msgspec.Struct):
     generation: int = 0
     count: int = 0
     problems: list[str] = []
+    notes: list[str] = []
 
 
 def reload(config: Config = Path("routes.yaml"), admin: Admin = "") -> None:
     """Have a running gateway read its configuration again; wait until every worker has it, or say what is wrong."""
     outcome = _outcome(Door.of(config, admin).ask("POST", "/reload", timeout=_RELOAD_SECONDS))
+    for note in outcome.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"generation {outcome.generation} serves")
 
 

@@ -1,6 +1,7 @@
 """Reload: a changed file becomes a new generation, or nothing changes and every problem is reported."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -34,7 +35,7 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
     except FileNotFoundError:
         pass  # no key has been made yet
     except (KeyFileError, OSError) as error:
-        problems += [Problem("", 0, "", line) for line in str(error).splitlines()]
+        problems += unusable_keys(settings, error)
     jwks, unusable = key_files(settings, before)
     revoked, unreadable = revoked_tokens(settings)
     problems += map(marks.complete, [*unusable, *unreadable])
@@ -55,6 +56,34 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         revoked=revoked,
     )
     return published, settings
+
+
+def unusable_keys(settings: Settings, error: KeyFileError | OSError) -> list[Problem]:
+    if isinstance(error, OSError):
+        return [Problem(str(settings.auth.keys), 0, "", f"cannot be read: {error.strerror}")]
+    return [Problem("", 0, "", line) for line in str(error).splitlines()]
+
+
+def renew_credentials(published: Published, settings: Settings) -> Published:
+    """`published` with the keys and revoked tokens that the files of its own `settings` hold now; a file that cannot be
+    used changes nothing."""
+    keys = published.keys
+    with contextlib.suppress(KeyFileError, OSError):
+        keys = load_keys(settings.auth.keys).to_wire()
+    revoked, _ = revoked_tokens(settings)
+    return replace(published, keys=keys, revoked={**published.revoked, **revoked})
+
+
+def keep_running(running: Settings, settings: Settings) -> tuple[Settings, list[str]]:
+    """`settings` as far as processes that run can take them over -> and the keys that wait for other processes.
+
+    `gateway` and `tls` are what sockets, processes and the zone were made of: a worker that starts tomorrow must not
+    differ from those that run."""
+    waiting = []
+    for section in ("gateway", "tls"):
+        old, new = getattr(running, section), getattr(settings, section)
+        waiting += [f"{section}.{key}" for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
+    return settings.model_copy(update={"gateway": running.gateway, "tls": running.tls}), waiting
 
 
 def key_files(settings: Settings, before: Published | None) -> tuple[dict[str, bytes], list[Problem]]:
@@ -96,19 +125,38 @@ class Reloader:
         self.lock = asyncio.Lock()
         self.reloaded_at = time.time()
         self.problems: list[str] = []  # of the last try
+        self.notes: list[str] = []  # what it did not do
 
-    async def reload(self) -> list[str]:
-        """Read everything anew and hand it to the workers; -> what is wrong, empty on success."""
+    async def reload(self, *, is_forced: bool = True) -> list[str]:
+        """Read everything anew and hand it to the workers; -> what is wrong, empty on success. `is_forced` False:
+        nothing happens if nothing has changed."""
         async with self.lock:
+            self.notes = []
             try:
                 published, settings = await asyncio.to_thread(prepare, self.config, self.published, self.validators)
             except ConfigError as error:
                 self.problems = [str(problem) for problem in error.problems]
                 for problem in self.problems:
                     _log.error("not reloaded: %s", problem)
+                await self._renew_credentials()
                 return self.problems
-            self.problems = await self._hand_out(published, settings)
+            settings, waiting = keep_running(self.settings, settings)
+            published = replace(published, settings=settings.model_dump_json().encode())
+            if is_forced or published != replace(self.published, generation=published.generation):
+                self.problems = await self._hand_out(published, settings)
+                self._note(waiting)
             return self.problems
+
+    def _note(self, waiting: list[str]) -> None:
+        if waiting:
+            self.notes = [f"{', '.join(waiting)}: takes effect when the gateway is restarted or hands over (SIGUSR2)"]
+            _log.warning("%s", self.notes[0])
+
+    async def _renew_credentials(self) -> None:
+        """A key is revoked at once, also while routes.yaml has a mistake in it."""
+        published = await asyncio.to_thread(renew_credentials, self.published, self.settings)
+        if published != self.published:
+            await self._hand_out(replace(published, generation=published.generation + 1), self.settings)
 
     async def replace_jwks(self, jwks: Mapping[str, bytes]) -> None:
         """New keys of issuers, under the same configuration."""
@@ -120,7 +168,11 @@ class Reloader:
                 await self._hand_out(published, self.settings)
 
     async def _hand_out(self, published: Published, settings: Settings) -> list[str]:
-        await asyncio.to_thread(publish.write, settings.gateway.state_dir, published)
+        try:
+            await asyncio.to_thread(publish.write, settings.gateway.state_dir, published)
+        except OSError as error:
+            _log.error("not reloaded: %s cannot be written: %s", settings.gateway.state_dir, error.strerror)
+            return [f"{settings.gateway.state_dir} cannot be written: {error.strerror}"]
         self.published, self.settings = published, settings
         self.reloaded_at = time.time()
         problems = await self.announce(published, settings)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from gateway.control.probe import Prober, Target
 from gateway.control.publish import Published
 from gateway.control.reload import Reloader
 from gateway.control.watch import watch
-from gateway.core.endpoint import Health
 from gateway.preflight import VALIDATORS
+from gateway.server.columns import Columns
 from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
 from gateway.server.zone import (
@@ -35,7 +35,6 @@ from gateway.server.zone import (
     FIRST_WORKER,
     FLUSHED,
     GENERATION,
-    HEALTH_CHANGES,
     LOADED,
     PID,
     WANTED,
@@ -73,11 +72,9 @@ class Controller:
         self.zone = office.zone
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
-        self.prober = Prober(self._on_health)
+        self.columns = Columns(self.zone)
+        self.prober = Prober(self.columns.tell)
         self.contexts = UpstreamContexts()  # for probes
-        self.slots: Mapping[str, int] = published.slots
-        self.drained: dict[str, float] = {}  # endpoints' URLs, by command, and when their sessions end
-        self.drained = self._drained_before()
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
@@ -87,8 +84,9 @@ class Controller:
 
     async def run(self) -> None:
         office, loop = self.office, self.loop
+        is_first = not self.zone.header[CONTROLLER]  # else another one has died, or handed over
         self.zone.header[CONTROLLER] = os.getpid()
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._do(self.reloader.reload()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._do(self.reload()))
         loop.add_signal_handler(signal.SIGUSR1, self._on_wanted)
         gateway = self.reloader.settings.gateway
         admin = make_admin(View(self), address=gateway.admin[0], token=read_token(gateway.admin_token_file))
@@ -98,15 +96,22 @@ class Controller:
         loop.add_signal_handler(signal.SIGTERM, server.stop)
         self._apply(self.reloader.published, self.reloader.settings)
         self.zone.header[GENERATION] = self.reloader.published.generation
-        await self._look_at_certificates()
-        self._do(watch(self._watched, self._on_change))
+        for end in {*self.columns.drained.values()} - {math.inf}:
+            self._do(self._end_sessions(end))
+        self._do(watch(self._watched, self.reload, lambda: self.reload(is_forced=not is_first)))
         await server.serve(sockets=[office.admin])
         for task in list(self.tasks):
             task.cancel()
 
-    async def _on_change(self) -> None:
+    async def reload(self, *, is_forced: bool = True) -> list[str]:
+        """Read everything anew; -> what is wrong, empty on success. Certificates are the workers' own to read, and
+        change whatever may be wrong with the rest."""
         await self._look_at_certificates()
-        await self.reloader.reload()
+        generation = self.reloader.published.generation
+        problems = await self.reloader.reload(is_forced=is_forced)
+        if self.reloader.published.generation == generation:
+            self._tell_workers(signal.SIGHUP)
+        return problems + [f"certificate {problem}" for problem in self.certificate_problems if problem.is_error]
 
     async def _look_at_certificates(self) -> None:
         before = self.certificate_problems
@@ -145,9 +150,7 @@ class Controller:
         """Tell the workers of a new generation, and wait until all have it; -> which have not."""
         self._apply(published, settings)
         self.zone.header[GENERATION] = published.generation
-        for row in self.rows():
-            if row[PID]:
-                tell(row[PID], signal.SIGHUP)
+        self._tell_workers(signal.SIGHUP)
         end = time.monotonic() + _LOAD_SECONDS
         while time.monotonic() < end:
             if all(row[LOADED] >= published.generation for row in self.rows()):
@@ -159,14 +162,19 @@ class Controller:
             if row[LOADED] < published.generation
         ]
 
+    def _tell_workers(self, number: signal.Signals) -> None:
+        for row in self.rows():
+            if row[PID]:
+                with contextlib.suppress(ProcessLookupError):  # one that died in this instant is the master's business
+                    os.kill(row[PID], number)
+
     def rows(self) -> list[memoryview]:
         first, count = self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT]
         return self.zone.workers[first : first + count]
 
     def _apply(self, published: Published, settings: Settings) -> None:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
-        self._forget_strangers(published.slots)
-        self.drained = {url: end for url, end in self.drained.items() if url in published.slots}
+        self.columns.assign(published.slots)
         self.prober.update(self._targets(settings))
         self.contexts.retain(set(_proofs(settings)))
         if settings.auth.jwt != self.issuers:
@@ -179,60 +187,36 @@ class Controller:
             self.fetching = self._do(self.jwks.run())
 
     def _targets(self, settings: Settings) -> Iterator[Target]:
+        drained = self.columns.drained
         for model in settings.models.values():
             for version in model.versions.values():
+                health, tls = version.health or model.health, version.upstream_tls or model.upstream_tls
                 for endpoint in version.endpoints:
-                    yield self._target(
-                        endpoint, version.health or model.health, version.upstream_tls or model.upstream_tls
-                    )
+                    target = self._target(endpoint, health, tls)
+                    yield target._replace(drain=endpoint.drain or endpoint.url in drained)
 
     def _target(self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS) -> Target:
-        is_drained = endpoint.drain or endpoint.url in self.drained
         context = self.contexts.of(tls) if health and endpoint.address.scheme == "https" else None
-        return Target.of(endpoint.url, health, drain=is_drained, tls=context, server_name=tls.server_name)
+        return Target.of(endpoint.url, health, tls=context, server_name=tls.server_name)
 
     def drain(self, urls: set[str], deadline: float | None) -> None:
         """By command: send no new work to these endpoints, and after `deadline` seconds no session's either."""
         end = time.monotonic() + deadline if deadline is not None else math.inf
-        self.drained |= dict.fromkeys(urls, end)
+        self.columns.drain(urls, end)
         self.prober.update(self._targets(self.reloader.settings))
         if deadline is not None:
-            self.loop.call_later(deadline, self._end_sessions, urls)
+            self._do(self._end_sessions(end))
 
     def undrain(self, urls: set[str]) -> None:
         """By command: send new work there again."""
-        self.drained = {url: end for url, end in self.drained.items() if url not in urls}
+        self.columns.undrain(urls)
         self.prober.update(self._targets(self.reloader.settings))
 
-    def _end_sessions(self, urls: set[str]) -> None:
-        """The deadline of a drain: what is still drained counts as down, so that no session is kept there."""
-        now = time.monotonic()
-        for url in urls:
-            if self.drained.get(url, math.inf) <= now:
-                self._write_health(url, Health.DOWN)
-
-    def _on_health(self, url: str, health: Health, reason: str) -> None:
-        """Write an endpoint's state into its cell. What a cell already says outlives a controller: that nothing is
-        known anew does not undo it."""
-        slot = self.slots.get(url)
-        if slot is not None and (health is not Health.CHECKING or self.zone.health[slot] == Health.DRAINING):
-            self._write_health(url, health)
-
-    def _write_health(self, url: str, health: Health) -> None:
-        self.zone.health[self.slots[url]] = health
-        self.zone.header[HEALTH_CHANGES] += 1
-
-    def _forget_strangers(self, slots: Mapping[str, int]) -> None:
-        """A cell that an endpoint is new in says nothing of it yet."""
-        before, self.slots = self.slots, slots
-        for url in slots.keys() - before.keys():
-            self._write_health(url, Health.CHECKING)
-
-    def _drained_before(self) -> dict[str, float]:
-        """What a predecessor of this process was told to drain, as the cells still say."""
-        configured = {target.url for target in self._targets(self.reloader.settings) if target.drain}
-        found = {url for url, slot in self.slots.items() if self.zone.health[slot] == Health.DRAINING}
-        return dict.fromkeys(found - configured, math.inf)
+    async def _end_sessions(self, end: float) -> None:
+        """At the deadline of a drain."""
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        self.columns.end_sessions()
 
     def _on_wanted(self) -> None:
         """A worker saw a token of a key that its issuer did not have when last asked."""
@@ -249,8 +233,7 @@ class Controller:
         """Have every worker write its counts, and wait for it a moment."""
         rows = [row for row in self.rows() if row[PID]]
         before = [row[FLUSHED] for row in rows]
-        for row in rows:
-            tell(row[PID], signal.SIGUSR1)
+        self._tell_workers(signal.SIGUSR1)
         end = time.monotonic() + _FLUSH_SECONDS
         while time.monotonic() < end and any(row[FLUSHED] == old for row, old in zip(rows, before, strict=True)):
             await asyncio.sleep(_STEP)
@@ -259,12 +242,6 @@ class Controller:
 def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
     for model in settings.models.values():
         yield from (version.upstream_tls or model.upstream_tls for version in model.versions.values())
-
-
-def tell(pid: int, number: signal.Signals) -> None:
-    """Signal a worker; one that died in this instant is the master's business."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def run(office: Office) -> None:

@@ -8,7 +8,7 @@ from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointVi
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import merge
-from gateway.server.zone import CONNECTIONS, DRAINING, LOADED, PID, STARTED
+from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, LOADED, PID, STARTED
 from gateway.stores.shared import SharedBuckets
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ class View:
         self.zone = controller.zone
         self.shared = SharedBuckets(self.zone.buckets, self.zone.fd, self.zone.buckets_at)
         self.started = time.time()
-        self.is_drained = False
 
     @property
     def generation(self) -> int:
@@ -31,10 +30,9 @@ class View:
 
     def obstacles(self) -> Sequence[str]:
         found = []
-        if self.zone.header[DRAINING] or self.is_drained:
+        if self.zone.header[DRAINING] or self.zone.header[DRAINED]:
             found.append("draining")
-        rows = self.controller.rows()
-        if not any(row[PID] and row[LOADED] for row in rows):
+        if not any(row[PID] and row[LOADED] for row in self.zone.workers):  # a predecessor's count too
             found.append("no worker serves yet")
         return found
 
@@ -89,12 +87,12 @@ class View:
         return BucketsView(store="shared", used=used, capacity=self.shared.capacity)
 
     async def reload(self) -> tuple[bool, Sequence[str]]:
-        problems = await self.controller.reloader.reload()
-        return not problems, problems
+        problems = await self.controller.reload()
+        return not problems, problems or self.controller.reloader.notes
 
     async def drain(self, target: str, deadline: float | None = None) -> int:
         if target == GATEWAY:
-            self.is_drained = True
+            self.zone.header[DRAINED] = 1
             return 1
         urls = self._urls(target)
         self.controller.drain(urls, deadline)
@@ -102,7 +100,7 @@ class View:
 
     async def undrain(self, target: str) -> int:
         if target == GATEWAY:
-            self.is_drained = False
+            self.zone.header[DRAINED] = 0
             return 1
         urls = self._urls(target)
         self.controller.undrain(urls)

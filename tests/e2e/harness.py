@@ -140,6 +140,13 @@ def _processes() -> list[tuple[int, int, str]]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """The living children of a process."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    states = {each: state for each, _, state in _processes()}
+    return [child for child in map(int, text.split()) if states.get(child, "X") not in "ZX"]
+
+
 def gateway_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "gateway", *arguments]
 
@@ -200,8 +207,10 @@ class Gateway(Process):
         *,
         folder: Path | None = None,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
         wait: bool = True,
     ) -> None:
+        """`prefix` is put before the command, as `nice` would be."""
         self.folder = folder or temporary_folder("gateway-")
         self.port, self.admin_port = free_port(), free_port()
         source, self.key = material()
@@ -216,7 +225,8 @@ class Gateway(Process):
         }
         self.config = merge({"gateway": own}, settings or {})
         self.write(models)
-        super().__init__("gateway", gateway_command("serve", "--config", "routes.yaml"), self.folder, env)
+        command = [*prefix, *gateway_command("serve", "--config", "routes.yaml")]
+        super().__init__("gateway", command, self.folder, env)
         if wait:
             self.wait_ready()
 
@@ -302,6 +312,21 @@ class Gateway(Process):
         """The admin port's status: workers, endpoints, certificates."""
         found: dict[str, Any] = httpx2.get(f"{self.admin_url}/status").json()
         return found
+
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
+
+    def controller_pid(self) -> int:
+        """The one child of the master that is no worker."""
+        workers = self.pids()
+        (pid,) = (pid for pid in children_of(self.pid) if pid not in workers)
+        return pid
+
+    def in_flight(self) -> int:
+        """Requests that endpoints hold now, over all models."""
+        versions = [version for model in self.status()["models"] for version in model["versions"]]
+        return sum(endpoint["in_flight"] for version in versions for endpoint in version["endpoints"])
 
     def access_log(self) -> list[dict[str, Any]]:
         """The lines of the access log so far, if it goes to standard output (as it does unless told otherwise)."""

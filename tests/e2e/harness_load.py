@@ -29,8 +29,15 @@ class Answer(NamedTuple):
     at: float  # monotonic, when the request was sent
     seconds: float  # to the last byte
     status: int  # 0: none came
-    worker: str  # which worker process answered: the part of its request ids that is its own
+    worker: str  # which worker process answered, or had answered before on this connection; "" if none had
     problem: str  # "" for none
+
+
+class Cut(NamedTuple):
+    """A stream that ended before its last event."""
+
+    worker: str
+    problem: str
 
 
 class Load:
@@ -55,7 +62,7 @@ class Load:
         self.tokens = tokens
         self.is_kept = is_kept
         self.answers: list[Answer] = []
-        self.cut: list[str] = []  # streams that ended before their last event
+        self.cuts: list[Cut] = []
         self.ended = 0  # streams that came to their end
         self.events: Counter[int] = Counter()  # of each stream
         self._stopping = threading.Event()
@@ -66,7 +73,8 @@ class Load:
     @property
     def failures(self) -> list[str]:
         """Requests that failed or were not answered with 200, and streams that were cut."""
-        return [f"{a.status} {a.problem}" for a in self.answers if a.status != 200 or a.problem] + self.cut
+        requests = [f"{a.status} {a.problem}" for a in list(self.answers) if a.status != 200 or a.problem]
+        return requests + [cut.problem for cut in list(self.cuts)]
 
     @property
     def statuses(self) -> Counter[int]:
@@ -129,12 +137,14 @@ class Load:
         line = f"GET {READY} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {self.gateway.key}\r\n"
         data = (line + ("" if self.is_kept else "connection: close\r\n") + "\r\n").encode()
         pair: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        worker = ""
         due = time.monotonic() + first
         while self.rate and not self._stopping.is_set():
             await asyncio.sleep(due - time.monotonic())
             due = max(due + every, time.monotonic())
             if pair is not None and pair[0].at_eof():
                 pair = self._closed(pair)
+            worker = worker if pair else ""
             sent = time.monotonic()
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -143,10 +153,11 @@ class Load:
                     status, head, _ = await _read(pair[0])
             except _ERRORS as error:
                 phase = "cut" if pair else "not connected"
-                self.answers.append(Answer(sent, time.monotonic() - sent, 0, "", f"{phase}: {error!r}"))
+                self.answers.append(Answer(sent, time.monotonic() - sent, 0, worker, f"{phase}: {error!r}"))
                 pair = self._closed(pair)
                 continue
-            self.answers.append(Answer(sent, time.monotonic() - sent, status, _worker(head), ""))
+            worker = worker_of(head["x-request-id"])
+            self.answers.append(Answer(sent, time.monotonic() - sent, status, worker, ""))
             if head.get("connection") == "close":
                 pair = self._closed(pair)
         self._closed(pair)
@@ -158,23 +169,24 @@ class Load:
         data = f"{line}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
         while not self._stopping.is_set():
             reader, writer = pair = await self._connect()
+            worker = ""
             try:
                 writer.write(data)
-                head = await reader.readuntil(b"\r\n\r\n")
-                if not head.startswith(b"HTTP/1.1 200"):
-                    self.cut.append(f"stream {index} was refused: {head[:40]!r}")
-                    return
+                status, head, _ = await _read(reader)
+                worker = worker_of(head["x-request-id"])
+                if status != 200:
+                    raise ValueError(f"refused with {status}")
                 await self._events_of(reader, index)
                 self.ended += 1
             except _ERRORS as error:
-                self.cut.append(f"stream {index} was cut after {self.events[index]} events: {error!r}")
+                self.cuts.append(Cut(worker, f"stream {index} was cut after {self.events[index]} events: {error!r}"))
                 return
             finally:
                 self._closed(pair)
 
     async def _events_of(self, reader: asyncio.StreamReader, index: int) -> None:
         while True:
-            size = int(await reader.readline(), 16)
+            size = int(await reader.readuntil(b"\r\n"), 16)
             await reader.readexactly(size + 2)
             if not size:
                 return
@@ -195,10 +207,6 @@ async def _read(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byte
     start, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1").split("\r\n")
     head = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return int(start.split()[1]), head, await reader.readexactly(int(head.get("content-length", 0)))
-
-
-def _worker(head: dict[str, str]) -> str:
-    return worker_of(head["x-request-id"])
 
 
 def worker_of(request_id: str) -> str:
