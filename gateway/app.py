@@ -5,6 +5,7 @@
     enter         takes the snapshot, once
     [plugins]     the global ones, before anything is known of the request
     match         names the route; everything behind is that route's own chain
+    hide          what the next two refuse, nobody has heard of
     authenticate  who, before any work is done for them
     authorize     may they, before they are charged
     in_flight     a lease, which goes back if a bucket refuses
@@ -29,6 +30,7 @@ from starlette.types import ASGIApp
 from gateway import plugin
 from gateway.config.settings import HeaderSettings, ModelSettings, PathSettings, PluginSettings, Settings
 from gateway.config.values import Network
+from gateway.core.access import Access, Rule
 from gateway.core.dispatch import Directory
 from gateway.core.pick import make as make_policy
 from gateway.core.snapshot import Pool, Route, Snapshot
@@ -38,6 +40,7 @@ from gateway.edge.authenticate import Authenticate, Public
 from gateway.edge.authorize import Authorize
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.hashkey import key_of
+from gateway.edge.hide import Admitted, Hide
 from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
@@ -73,6 +76,7 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = ()) -> Starlette:
 def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, int], runtime: Runtime) -> Snapshot:
     """Everything that `settings` say, as one immutable whole. Raises PluginError."""
     directory = directory_of(settings)
+    others = directory_of(settings, is_hidden=False) if any(m.hide for m in settings.models.values()) else directory
     routes: dict[str, Route] = {}
     for name, model in settings.models.items():
         pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
@@ -80,25 +84,36 @@ def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, in
             name=name,
             pools=pools,
             split=split_of(model),
-            chain=_chain(name, model, pools, runtime),
+            chain=_chain(name, model, pools, runtime, others),
             aliases=tuple(model.aliases),
-            methods=frozenset(model.methods),
+            methods=frozenset(() if model.hide else model.methods),  # `Admitted` says no then, and not to everybody
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
             auth=frozenset(model.auth),
+            access=access_of(name, model),
         )
     entry = _with_plugins(Match(own_routes, directory=directory, routes=routes), settings.plugins, is_global=True)
     return Snapshot(generation, entry, directory, routes)
 
 
-def directory_of(settings: Settings) -> Directory:
-    """Every way to reach a model."""
+def directory_of(settings: Settings, *, is_hidden: bool = True) -> Directory:
+    """Every way to reach a model; without those that hide themselves unless `is_hidden`."""
     directory = Directory()
     for name, model in settings.models.items():
+        if model.hide and not is_hidden:
+            continue
         for known in (name, *model.aliases):
             directory.add_name(known, name)
         for rule in model.match:
             directory.add_match(rule.host, rule.prefix, name)
     return directory
+
+
+def access_of(name: str, model: ModelSettings) -> Access:
+    rules = [
+        Rule(each.scope, each.claim, each.contains, frozenset(each.methods), tuple(each.versions))
+        for each in model.allow
+    ]
+    return Access(name, list(model.versions), rules)
 
 
 def split_of(model: ModelSettings) -> Split:
@@ -113,7 +128,9 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version)
 
 
-def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> ASGIApp:
+def _chain(
+    name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory
+) -> ASGIApp:
     """The layers of one route, innermost first."""
     app: ASGIApp = Forward(
         connections=runtime.connections_of,
@@ -142,8 +159,11 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
         app = InFlight(app, limits=crowding, model=name, leases=runtime.leases)
     if not model.auth:
         return Public(app, tokens=runtime.tokens)
-    app = Authorize(app, model=name, versions=list(model.versions))
-    return Authenticate(app, methods=model.auth, keys=runtime.keys, tokens=runtime.tokens, refresh=runtime.refresh)
+    if model.hide:
+        app = Admitted(app, methods=model.methods)
+    app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
+    app = Authenticate(app, methods=model.auth, keys=runtime.keys, tokens=runtime.tokens, refresh=runtime.refresh)
+    return Hide(app, others=others) if model.hide else app
 
 
 def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:

@@ -120,6 +120,11 @@ def _target(settings: Settings, scope: dict[str, Any], body: bytes) -> tuple[Tar
 
 def _policies(model: ModelSettings) -> Iterator[str]:
     yield f"auth       {' or '.join(model.auth) or 'public'}"
+    for each in model.allow:
+        what = f"scope {each.scope}" if each.scope is not None else f"{each.claim} contains {each.contains}"
+        yield f"allow      {what}" + (f", {' '.join(each.methods)}" if each.methods else "")
+    if model.hide:
+        yield "hide       who may not call it is answered as for a model that does not exist"
     for limit in model.limits:
         yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:

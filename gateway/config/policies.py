@@ -269,10 +269,30 @@ class MatchSettings(Strict):
         return self
 
 
+class AllowSettings(Strict):
+    """What a token must claim: a scope, or a claim that holds a text."""
+
+    scope: Text | None = setting(None, "One of the token's scopes (`scope` or `scp`).")
+    claim: Text | None = setting(None, "A claim; `realm_access.roles` is `roles` inside `realm_access`.")
+    contains: Text | None = setting(None, "What the claim must be, or have among its items.")
+    methods: list[Method] = setting([], "What this allows; all methods if empty.")
+    versions: list[Text] = setting([], "Globs of the versions that this allows; all if empty.")
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if (self.scope is None) == (self.claim is None) or (self.claim is None) != (self.contains is None):
+            raise ValueError("needs either `scope`, or `claim` and `contains`")
+        return self
+
+
 class ModelDefaults(Strict):
     """Policies of a model; all of them may also be in `defaults`."""
 
     auth: list[Literal["key", "jwt"]] = setting(["key"], "How callers may prove who they are; [] is public.")
+    allow: list[AllowSettings] = setting(
+        [], "Which tokens may call it: those that meet any of these; all if empty. What a key may call, the key says."
+    )
+    hide: bool = setting(False, "Answer all who may not call it as if it did not exist: 404.")
     limits: list[LimitSettings] = setting([], "How much a caller may ask for; more is 429.")
     plugins: list[PluginSettings] = setting([], "After auth and limits, before forwarding.")
     headers: HeaderSettings = setting({}, "Rules for header fields.")

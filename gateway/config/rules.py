@@ -64,6 +64,15 @@ def issuers_exist(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), message, (("auth",),))
 
 
+def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        at: Path = ("models", name)
+        if model.allow and "jwt" not in model.auth:
+            yield Finding((*at, "allow"), "speaks of tokens, but `auth` takes none", ((*at, "auth"),))
+        if model.hide and not model.auth:
+            yield Finding((*at, "hide"), "a public model cannot be hidden: anyone may call it", ((*at, "auth"),))
+
+
 def names_are_claimed_once(settings: Settings) -> Iterator[Finding]:
     owners = {name: name for name in settings.models}
     places: dict[str, Path] = {name: ("models", name) for name in settings.models}
@@ -162,6 +171,7 @@ RULES: tuple[Rule, ...] = (
     store_is_installed,
     issuers_differ,
     issuers_exist,
+    permissions_have_callers,
     names_are_claimed_once,
     matches_are_claimed_once,
     versions_are_reachable,

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from gateway.config.names import Algorithm, ModelName, OwnField
 from gateway.config.policies import (
+    AllowSettings,
     BalanceSettings,
     EndpointSettings,
     HashKey,
@@ -50,6 +51,7 @@ from gateway.config.values import (
 
 __all__ = [
     "AccessLog",
+    "AllowSettings",
     "AuthSettings",
     "BalanceSettings",
     "EndpointSettings",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+from gateway.core.access import Access
 from gateway.core.dispatch import Directory
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import OpenList
@@ -55,6 +56,7 @@ class Route:
     methods: frozenset[str] = frozenset()  # allowed; empty: all
     json_bytes: int = 32 * 2**20  # the largest body read to find `model` in it
     auth: frozenset[str] = frozenset()  # ways to authenticate, any of them; empty: public
+    access: Access | None = None  # whom of the known callers; None: all
 
     def __repr__(self) -> str:
         return f"<Route {self.name} {list(self.pools)} {self.split!r}>"

@@ -1,9 +1,10 @@
 """May the principal call this model, and which versions of it."""
 
-from collections.abc import Iterable, Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.access import Access
 from gateway.errors import Forbidden, VersionNotFound
 from gateway.model import Exchange, Principal
 
@@ -11,45 +12,47 @@ _REMEMBERED = 2000  # decisions per model, one for each set of grants; beyond it
 
 
 class Authorize:
-    """Refuses with 403, or sets `exchange.allowed_versions` where the grants are for some versions only."""
+    """Refuses with 403, or sets `exchange.allowed_versions` where the caller may use some versions only."""
 
-    def __init__(self, app: ASGIApp, *, model: str, versions: Sequence[str]) -> None:
-        """`model` by its own name: an alias grants nothing. `versions` are all that it has."""
+    def __init__(self, app: ASGIApp, *, access: Access, is_hidden: bool = False) -> None:
+        """`access` names the model by its own name: an alias grants nothing. Of a model that `is_hidden`, a version
+        that may not be called does not exist."""
         self.app = app
-        self._model = model
-        self._versions = tuple(versions)
+        self._access = access
+        self._versions = access.versions
+        self._is_ruled = bool(access.rules)
+        self._is_hidden = is_hidden
         # By the grants themselves and not by who has them: the same subject may come with another token tomorrow.
-        self._decided: dict[tuple[str, ...], tuple[str, ...]] = {}
+        # Where claims count, by the principal, which is kept with its decision so that its id stays its own.
+        self._decided: dict[Any, tuple[tuple[str, ...], Principal]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
         principal = exchange.principal
-        if principal.grants is not None:
-            allowed = self._decided.get(principal.grants)
-            if allowed is None:
-                allowed = self._decide(principal)
+        if self._is_ruled and principal.kind != "key":
+            key: Any = (id(principal), scope["method"])
+        else:
+            key = principal.grants
+        if key is not None:
+            decided = self._decided.get(key)
+            allowed = decided[0] if decided is not None else self._decide(key, principal, scope)
             if not allowed:
                 raise Forbidden
             if exchange.version is not None and exchange.version not in allowed:
-                raise Forbidden if exchange.version in self._versions else VersionNotFound
+                is_there = exchange.version in self._versions and not self._is_hidden
+                raise Forbidden if is_there else VersionNotFound
             if allowed is not self._versions:
                 exchange.allowed_versions = allowed
         await self.app(scope, receive, send)
 
-    def _decide(self, principal: Principal) -> tuple[str, ...]:
-        allowed = allowed_versions(principal, self._model, self._versions)
+    def _decide(self, key: Any, principal: Principal, scope: Scope) -> tuple[str, ...]:
+        allowed = self._access.versions_for(principal, scope.get("method"))
         if len(allowed) == len(self._versions):
             allowed = self._versions
         if len(self._decided) >= _REMEMBERED:
             self._decided.clear()
-        if principal.grants is not None:
-            self._decided[principal.grants] = allowed
+        self._decided[key] = allowed, principal
         return allowed
 
     def __repr__(self) -> str:
-        return f"<Authorize {self._model} {list(self._versions)} {len(self._decided)} decided>"
-
-
-def allowed_versions(principal: Principal, model: str, versions: Iterable[str]) -> tuple[str, ...]:
-    """Those of a model's versions that the principal may call, in their order."""
-    return tuple(version for version in versions if principal.may_call(model, version))
+        return f"<Authorize {self._access!r} {len(self._decided)} decided>"

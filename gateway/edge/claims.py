@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NoReturn
 
+from gateway.core.access import scopes_of, texts_of
 from gateway.errors import Unauthenticated
 from gateway.model import Header, Principal
 
@@ -49,23 +50,6 @@ def check_claims(trust: Trust, claims: Mapping[str, Any]) -> None:
             refuse(f"of {trust.issuer}: its claim {name} is not as required")
     if not trust.scopes <= scopes_of(claims):
         refuse(f"of {trust.issuer}: it lacks a scope")
-
-
-def texts_of(claim: Any) -> set[str]:
-    """What a claim holds, as text: itself, or the items of a list. `true` and 7 are as JSON writes them."""
-    items = claim if isinstance(claim, list) else [claim]
-    return {
-        item if isinstance(item, str) else json.dumps(item) for item in items if isinstance(item, (str, int, float))
-    }
-
-
-def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """RFC 8693, 4.2: `scope`, one text with spaces between; `scp` is what Entra ID and Okta call it, text or a list."""
-    found: set[str] = set()
-    for claim in (claims.get("scope"), claims.get("scp")):
-        items = claim.split(" ") if isinstance(claim, str) else claim if isinstance(claim, list) else []
-        found.update(item for item in items if isinstance(item, str) and item)
-    return frozenset(found)
 
 
 def _number(value: Any) -> float:

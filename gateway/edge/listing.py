@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route as WebRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.snapshot import Route, Snapshot
 from gateway.edge.authenticate import CREDENTIALS, REALM, Authenticate, Keys, Refresh
-from gateway.edge.authorize import allowed_versions
+from gateway.edge.body import read_body
 from gateway.edge.tokens import Tokens
-from gateway.errors import NoEndpoint, Unauthenticated
+from gateway.errors import BadRequest, NoEndpoint, Unauthenticated
 from gateway.model import ANONYMOUS, Exchange, Principal
+
+_INDEX_BOUND = 4096  # bytes of a question
 
 Current = Callable[[], Snapshot]
 
@@ -27,19 +30,25 @@ class Listing:
         self.refresh = refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if any(name in CREDENTIALS for name, _ in scope["headers"]):
-            known = Authenticate(
-                self.answer, methods=["key", "jwt"], keys=self.keys, tokens=self.tokens(), refresh=self.refresh
-            )
-            await known(scope, receive, send)
-        else:
-            await self.answer(scope, receive, send)
+        await self.known(self.answer, scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope["exchange"]
+    async def known(self, answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """`answer`, once it is known who is calling, if somebody says so."""
+        if any(name in CREDENTIALS for name, _ in scope["headers"]):
+            answer = Authenticate(
+                answer, methods=["key", "jwt"], keys=self.keys, tokens=self.tokens(), refresh=self.refresh
+            )
+        await answer(scope, receive, send)
+
+    def shown(self, exchange: Exchange) -> list[tuple[Route, list[str]]]:
+        """What the caller may use. Raises Unauthenticated if that is nothing, and nobody has said who it is."""
         shown = visible(exchange.principal, list(self.current().routes.values()))
         if not shown and exchange.principal is ANONYMOUS:
             raise Unauthenticated(headers=[(b"www-authenticate", b'Bearer realm="%b"' % REALM)])
+        return shown
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
         data = [
             {
                 "id": route.name,
@@ -49,9 +58,43 @@ class Listing:
                 "aliases": list(route.aliases),
                 "versions": versions,
             }
-            for route, versions in shown
+            for route, versions in self.shown(exchange)
         ]
         await _answer({"object": "list", "data": data}, exchange)(scope, receive, send)
+
+
+class Repository:
+    """Triton's `POST /v2/repository/index`: the versions that the caller may use, and whether each can be served; with
+    `{"ready": true}` in its body, those alone that can."""
+
+    def __init__(self, listing: "Listing") -> None:
+        self.listing = listing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.listing.known(self.answer, scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        wanted = _wanted(await read_body(receive, _INDEX_BOUND))
+        index = []
+        for route, versions in self.listing.shown(exchange):
+            for version in versions:
+                is_ready = bool(route.pools[version].candidates())
+                state = {"state": "READY"} if is_ready else {"state": "UNAVAILABLE", "reason": "no endpoint is up"}
+                if is_ready or not wanted.ready:
+                    index.append({"name": route.name, "version": version, **state})
+        await _answer(index, exchange)(scope, receive, send)
+
+
+class _Wanted(msgspec.Struct):
+    ready: bool = False
+
+
+def _wanted(body: bytes) -> _Wanted:
+    try:
+        return msgspec.json.decode(body or b"{}", type=_Wanted)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"The request's body is not as the model repository extension has it: {error}.") from error
 
 
 class ServerReady:
@@ -83,7 +126,7 @@ def visible(principal: Principal, routes: Sequence[Route]) -> list[tuple[Route, 
         if not route.auth:
             shown.append((route, list(route.pools)))
         elif principal.kind in route.auth:
-            versions = allowed_versions(principal, route.name, route.pools)
+            versions = route.access.versions_for(principal, None) if route.access else tuple(route.pools)
             if versions:
                 shown.append((route, list(versions)))
     return shown
@@ -93,6 +136,7 @@ def routes_of(listing: Listing) -> list[WebRoute]:
     """What the gateway itself serves on the public port."""
     return [
         WebRoute("/v1/models", listing, methods=["GET"]),
+        WebRoute("/v2/repository/index", Repository(listing), methods=["POST"]),
         WebRoute("/v2", metadata),
         WebRoute("/v2/health/live", live),
         WebRoute("/v2/health/ready", ServerReady(listing.current), methods=["GET"]),

@@ -22,6 +22,10 @@ BROKEN = {  # rule -> (file, what is said)
         f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
         "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",
     ),
+    "permissions_have_callers": (
+        "models:\n  m: {allow: [{scope: s}], versions: {v: {endpoints: [http://h]}}}\n",
+        "routes.yaml:2: models.m.allow: speaks of tokens, but `auth` takes none",
+    ),
     "issuers_exist": (
         model("auth: [jwt]"),
         "routes.yaml:3: models.m.auth: takes JWTs, but auth.jwt names no issuer",
@@ -189,6 +193,27 @@ def test_a_version_may_have_no_weight_beside_one_that_has():
 def test_one_endpoint_may_serve_two_versions_and_two_models():
     both = "{v1: {endpoints: [http://h:1]}, v2: {endpoints: [http://h:1], weight: 1}}"
     assert problems_of(f"models: {{a: {{versions: {both}}}, b: {{versions: {both}}}}}\n") == []
+
+
+ANY = "versions: {v: {endpoints: [http://h]}}"
+
+
+def test_rules_about_tokens_need_tokens_and_a_public_model_cannot_hide():
+    allow = "allow: [{scope: s}]"
+    jwt = "auth: {jwt: [{issuer: https://i/}]}\n"
+    assert problems_of(f"{jwt}models:\n  m: {{auth: [jwt], {allow}, hide: true, {ANY}}}\n") == []
+    (problem,) = problems_of(f"models:\n  m: {{{allow}, {ANY}}}\n")
+    assert problem == "routes.yaml:2: models.m.allow: speaks of tokens, but `auth` takes none"
+    (problem,) = problems_of(f"models:\n  m: {{auth: [], hide: true, {ANY}}}\n")
+    assert problem == "routes.yaml:2: models.m.hide: a public model cannot be hidden: anyone may call it"
+
+
+@pytest.mark.parametrize("rule", ["{}", "{claim: a}", "{contains: a}", "{scope: a, claim: b, contains: c}",
+                                  "{scope: a, contains: c}"])  # fmt: skip
+def test_a_rule_about_tokens_says_exactly_one_thing(rule):
+    jwt = "auth: {jwt: [{issuer: https://i/}]}\n"
+    (problem,) = problems_of(f"{jwt}models:\n  m: {{auth: [jwt], allow: [{rule}], {ANY}}}\n")
+    assert problem == "routes.yaml:3: models.m.allow[0]: needs either `scope`, or `claim` and `contains`"
 
 
 @pytest.mark.parametrize("more", ["", ", discovery: true"])

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.edge.authorize import Authorize, allowed_versions
+from gateway.core.access import Access, Rule
+from gateway.edge.authorize import Authorize
 from gateway.errors import Forbidden, VersionNotFound
 from gateway.model import ANONYMOUS, Exchange, Principal
 
@@ -20,17 +21,17 @@ def caller(*grants: str) -> Principal:
     return Principal(id="k", name="k", kind="key", grants=grants)
 
 
-def call(layer: Authorize, principal: Principal, version: str | None = None) -> Exchange:
+def call(layer: Authorize, principal: Principal, version: str | None = None, *, method: str = "POST") -> Exchange:
     exchange = Exchange("r", 0.0, "127.0.0.1")
     exchange.principal, exchange.version = principal, version
-    scope: dict[str, Any] = {"exchange": exchange}
+    scope: dict[str, Any] = {"exchange": exchange, "method": method}
     asyncio.run(layer(scope, None, None))
     assert scope["reached"]
     return exchange
 
 
 def make(model: str = "iris") -> Authorize:
-    return Authorize(behind, model=model, versions=VERSIONS)
+    return Authorize(behind, access=Access(model, VERSIONS))
 
 
 @pytest.mark.parametrize(
@@ -110,5 +111,47 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_allowed_versions_keep_their_order() -> None:
-    assert allowed_versions(caller("iris@v*"), "iris", ["v2", "v1", "x"]) == ("v2", "v1")
-    assert allowed_versions(ANONYMOUS, "iris", ["v2", "x"]) == ("v2", "x")
+    assert Access("iris", ["v2", "v1", "x"]).versions_for(caller("iris@v*"), None) == ("v2", "v1")
+    assert Access("iris", ["v2", "x"]).versions_for(ANONYMOUS, None) == ("v2", "x")
+
+
+def subject(grants: tuple[str, ...] | None = None, **claims: Any) -> Principal:
+    return Principal("https://i/|alice", "alice", "jwt", grants, claims)
+
+
+def ruled(*rules: Rule, **options: Any) -> Authorize:
+    return Authorize(behind, access=Access("iris", VERSIONS, rules), **options)
+
+
+def test_what_a_token_claims_is_decided_for_each_token_and_method() -> None:
+    layer = ruled(Rule("call", None, None, frozenset(["POST"])), Rule("read", None, None, frozenset(["GET"]), ("v1",)))
+    both, reader = subject(scope="call read"), subject(scope="read")
+    for _ in range(2):  # decided, then remembered
+        assert call(layer, both, method="POST").allowed_versions is None
+        assert call(layer, both, method="GET").allowed_versions == ("v1",)
+        assert call(layer, reader, method="GET").allowed_versions == ("v1",)
+        with pytest.raises(Forbidden):
+            call(layer, reader, method="POST")
+        with pytest.raises(Forbidden):
+            call(layer, reader, "v2", method="GET")
+
+
+def test_what_a_key_may_call_the_key_says_and_no_rule_about_claims() -> None:
+    layer = ruled(Rule("call", None, None))
+    assert call(layer, caller("iris@v1"), method="GET").allowed_versions == ("v1",)
+    with pytest.raises(Forbidden):
+        call(layer, subject(), method="GET")
+
+
+def test_decisions_about_claims_are_bounded_too() -> None:
+    layer = ruled(Rule("call", None, None))
+    for number in range(2100):
+        assert call(layer, subject(scope="call", sub=str(number)), method="GET")
+    assert 0 < len(layer._decided) < 2000
+
+
+def test_a_version_of_a_hidden_model_that_may_not_be_called_does_not_exist() -> None:
+    layer = Authorize(behind, access=Access("iris", VERSIONS), is_hidden=True)
+    for version in ("v2", "v9"):
+        with pytest.raises(VersionNotFound):
+            call(layer, caller("iris@v1"), version)
