@@ -182,7 +182,7 @@ def _foreign(failure: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, ImportError) as error:
         raise PluginError(f"{failure}: {error or type(error).__name__}") from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # foreign code is found and made here
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         raise PluginError(f"{failure}: {type(error).__name__}: {error}{place}") from error
