@@ -32,15 +32,18 @@ class Rescue:
             exchange.error = error
         except HTTPException as error:  # of the app's own routes
             exchange.error = _BY_STATUS.get(error.status_code, BadRequest)(headers=_raw(error.headers))
-        except CancelledError:
-            exchange.error = ClientLeft()
+        except CancelledError:  # nobody cancels a request whose client left: see `Exchange.leave`
+            exchange.error = ClientLeft() if exchange.departed else GatewayError()
             raise
         except (Exception, SystemExit) as error:  # a layer's or plugin's bug costs its own request only
             exchange.error = GatewayError()
             exchange.error.__cause__ = error
             _log.exception("request %s failed inside the gateway", exchange.request_id, exc_info=error)
         if exchange.error is None:
-            return
+            if exchange.status or exchange.departed:
+                return
+            exchange.error = GatewayError()
+            _log.error("request %s was answered by nobody", exchange.request_id)
         if exchange.departed:
             exchange.error = exchange.error if exchange.status else ClientLeft()
             return

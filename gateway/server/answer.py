@@ -68,10 +68,11 @@ class Answer:
                 _log.exception("a request failed outside the layers")
         except (KeyboardInterrupt, SystemExit):  # costs this request only: the process belongs to its signals
             _log.error("the app tried to end the process")
-        if self.is_done:
-            self.protocol.answered(self, is_reusable=self.is_kept and self.is_body_done)
-        elif not self.protocol.transport.is_closing():
-            self.protocol.transport.abort()
+        finally:  # cancelled, too: by a plugin that lets a cancellation of its own escape
+            if self.is_done:
+                self.protocol.answered(self, is_reusable=self.is_kept and self.is_body_done)
+            elif not self.protocol.transport.is_closing():
+                self.protocol.transport.abort()
 
     # --- fed by the protocol ---
 

@@ -1,0 +1,288 @@
+"""Plugins in a real gateway: the three that are shipped, one from PyPI, and those that do what they must not."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.harness import Gateway, served, temporary_folder, until
+from tests.e2e.harness_upstream import Connection, RawUpstream, response
+from tests.e2e.harness_wire import Wire
+
+BAD = '''
+import asyncio
+import sys
+
+from gateway.errors import Forbidden
+from gateway.plugin import exchange_of
+
+
+class Raises:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        raise ValueError("a plugin's mistake")
+
+
+class Exits(Raises):
+    async def __call__(self, scope, receive, send):
+        sys.exit(3)
+
+
+class Injects(Raises):
+    """Sends a header that would be two."""
+
+    async def __call__(self, scope, receive, send):
+        async def injected(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-a", b"1\\r\\nset-cookie: evil=1")]
+            await send(message)
+
+        await self.app(scope, receive, injected)
+
+
+class InjectsAlways(Raises):
+    async def __call__(self, scope, receive, send):
+        exchange_of(scope).answer_headers.append((b"x-a", b"1\\nset-cookie: evil=1"))
+        await self.app(scope, receive, send)
+
+
+class BreaksOff(Raises):
+    """Raises when a part of the answer has gone out."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        raise ValueError("a plugin's mistake in mid answer")
+
+
+class Silent(Raises):
+    """Answers nothing at all."""
+
+    async def __call__(self, scope, receive, send):
+        return
+
+
+class Mute(Raises):
+    """Begins an answer that has no end."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+
+
+class Lies(Raises):
+    """Says less than it promised."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"short"})
+
+
+class Cancels(Raises):
+    async def __call__(self, scope, receive, send):
+        raise asyncio.CancelledError
+
+
+class Refuses(Raises):
+    async def __call__(self, scope, receive, send):
+        raise Forbidden("not today", headers=[(b"x-why", b"tuesday")])
+
+
+class Answers(Raises):
+    """Takes the request itself."""
+
+    async def __call__(self, scope, receive, send):
+        body = f"{exchange_of(scope).principal.name} {scope['path']}".encode()
+        await send({"type": "http.response.start", "status": 202, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": body})
+'''
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+NAMES = ["Raises", "Exits", "Injects", "InjectsAlways", "BreaksOff", "Silent", "Mute", "Lies", "Cancels", "Refuses",
+         "Answers"]  # fmt: skip
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, connection: Connection) -> None:
+        while True:
+            request = connection.read_request()
+            self.count += 1
+            body = json.dumps({"count": self.count, "body": request.body.decode()}).encode()
+            connection.send(
+                response(body, fields=[("content-type", "application/json"), ("cache-control", "max-age=60")])
+            )
+
+
+@pytest.fixture(scope="module")
+def counter() -> Counter:
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def gateway(counter: Counter) -> Iterator[Gateway]:
+    folder = temporary_folder("gateway-")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "bad.py").write_text(BAD)
+    with RawUpstream(counter) as upstream:
+
+        def public(*plugins: dict[str, Any], **options: Any) -> dict[str, Any]:
+            return served([upstream.url], auth=[], plugins=list(plugins), **options)
+
+        cors = {"use": "starlette.middleware.cors.CORSMiddleware", "allow_origins": ["https://app.example"]}
+        models = {
+            "plain": public(),
+            "nobody": public({"use": "plugins.ip_filter.IPFilter", "deny": ["127.0.0.0/8"]}),
+            "local": public({"use": "plugins.ip_filter.IPFilter", "allow": ["127.0.0.0/8"]}),
+            "valid": public({"use": "plugins.request_validator.RequestValidator", "schema": SCHEMA}),
+            "cached": public({"use": "plugins.response_cache.ResponseCache", "ttl": "1m"}),
+            "cors": public(cors | {"allow_methods": ["POST"]}),
+            "example": served([upstream.url], plugins=[{"use": "plugins.example.Example", "greeting": "hi"}]),
+            "both": public({"use": "plugins.example.Example", "greeting": "outer"}, {"use": "plugins.bad.Refuses"}),
+            **{name.lower(): public({"use": f"plugins.bad.{name}"}) for name in NAMES},
+        }
+        settings = {"plugins": [{"use": "plugins.ip_filter.IPFilter", "deny": ["192.0.2.0/24"]}]}
+        settings["gateway"] = {"trusted_proxies": ["127.0.0.1/32"]}  # type: ignore[assignment]
+        with Gateway(models, settings, folder=folder) as gateway:
+            yield gateway
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[httpx2.Client]:
+    with gateway.client(headers={}) as client:
+        yield client
+
+
+# --- those that are shipped ---
+
+
+def test_an_address_that_is_not_allowed_is_refused_for_one_model_or_for_all(client: httpx2.Client) -> None:
+    assert client.get("/models/nobody/x").status_code == 403
+    assert client.get("/models/local/x").status_code == 200
+    refused = client.get("/models/plain/x", headers={"x-forwarded-for": "192.0.2.7"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    assert client.get("/v1/models", headers={"x-forwarded-for": "192.0.2.7"}).status_code == 403
+
+
+def test_a_body_that_breaks_the_schema_never_reaches_the_model_server(client: httpx2.Client, counter: Counter) -> None:
+    before = counter.count
+    refused = client.post("/models/valid/x", json={"n": "one"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unprocessable_body")
+    assert "$.n" in refused.json()["error"]["message"]
+    assert counter.count == before
+    assert client.post("/models/valid/x", json={"n": 1}).json()["body"] == '{"n":1}'
+
+
+def test_an_answer_is_given_again_from_memory(client: httpx2.Client, counter: Counter) -> None:
+    first = client.post("/models/cached/x", json={"q": 1})
+    before = counter.count
+    again = client.post("/models/cached/x", json={"q": 1})
+    assert (again.json(), counter.count) == (first.json(), before)
+    assert [answer.headers["x-cache"] for answer in (first, again)] == ["miss", "hit"]
+    assert first.headers["x-request-id"] != again.headers["x-request-id"]
+    assert client.post("/models/cached/x", json={"q": 2}).json()["count"] == before + 1
+
+
+def test_the_example_greets_who_was_proved(gateway: Gateway) -> None:
+    with gateway.client() as client:
+        assert client.get("/models/example/x").headers["x-example"] == "hi key"
+
+
+def test_middleware_from_elsewhere_is_a_plugin(client: httpx2.Client) -> None:
+    origin = {"origin": "https://app.example"}
+    preflight = client.options("/models/cors/x", headers={**origin, "access-control-request-method": "POST"})
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, "https://app.example")
+    answer = client.post("/models/cors/x", json={}, headers=origin)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
+    assert "access-control-allow-origin" not in client.post("/models/cors/x", json={}).headers
+
+
+# --- those that do what they must not ---
+
+
+def serves_on(gateway: Gateway) -> bool:
+    with gateway.client(headers={}) as client:
+        return client.get("/models/plain/x").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["raises", "exits", "injects", "silent"])
+def test_a_plugins_mistake_is_500_for_its_own_request_and_nobody_elses(
+    gateway: Gateway, client: httpx2.Client, name: str
+) -> None:
+    workers = gateway.status()["workers"]
+    answer = client.get(f"/models/{name}/x")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "set-cookie" not in answer.headers
+    assert "mistake" not in answer.text, "what went wrong inside is not told"
+    assert client.get("/models/plain/x").status_code == 200, "on the same connection"
+    assert serves_on(gateway)
+    assert [w["pid"] for w in gateway.status()["workers"]] == [w["pid"] for w in workers]
+
+
+@pytest.mark.parametrize("name", ["breaksoff", "mute", "lies", "injectsalways", "cancels"])
+def test_a_plugins_mistake_in_mid_answer_is_seen_to_be_broken(gateway: Gateway, name: str) -> None:
+    with gateway.raw() as client:
+        client.send(f"GET /models/{name}/x HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert client.wait_closed(within=2.0)
+        assert not client.received.endswith(b"0\r\n\r\n")
+        assert b"evil" not in client.received
+    assert serves_on(gateway)
+
+
+def test_a_mistake_is_logged_with_its_stack_and_its_request(gateway: Gateway, client: httpx2.Client) -> None:
+    request_id = client.get("/models/raises/x").headers["x-request-id"]
+    until(lambda: f"request {request_id} failed inside the gateway" in gateway.output, "the log")
+    assert "a plugin's mistake" in gateway.output
+    line = until(lambda: [x for x in gateway.access_log() if x["request_id"] == request_id], "the log line")[0]
+    assert (line["status"], line["error_owner"], line["model"]) == (500, "gateway", "raises")
+
+
+def test_a_plugin_may_refuse_with_an_error_of_the_gateways(client: httpx2.Client) -> None:
+    answer = client.get("/models/refuses/x")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (403, "not today")
+    assert answer.headers["x-why"] == "tuesday"
+
+
+def test_a_plugin_may_answer_itself(client: httpx2.Client) -> None:
+    answer = client.get("/models/answers/x")
+    assert (answer.status_code, answer.text) == (202, "anonymous /models/answers/x")
+
+
+def test_the_first_plugin_is_the_outermost(client: httpx2.Client) -> None:
+    """What the second one refuses passes no plugin on its way out: refusals are answered above all of them."""
+    answer = client.get("/models/both/x")
+    assert (answer.status_code, "x-example" in answer.headers) == (403, False)
+
+
+def test_a_large_upload_goes_through_a_plugin_that_does_not_read_it(gateway: Gateway) -> None:
+    def upload(wire: Wire) -> int:
+        wire.send(b"POST /models/local/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+        for _ in range(30):
+            wire.send(b"x" * 100_000)
+        return wire.read_response().status
+
+    with gateway.raw() as client:
+        assert upload(client) == 200
+
+
+def test_a_plugin_that_cannot_be_made_is_reported_and_changes_nothing(gateway: Gateway) -> None:
+    models = dict(gateway.config["models"])
+    for plugin, reason in (
+        ({"use": "plugins.bad.Missing"}, "has no 'Missing'"),
+        ({"use": "plugins.nowhere.X"}, "cannot import"),
+        ({"use": "plugins.ip_filter.IPFilter"}, "allow"),
+        ({"use": "plugins.example.Example", "greting": "x"}, "did you mean 'greeting'"),
+    ):
+        broken = {**models, "plain": {**models["plain"], "plugins": [plugin]}}
+        problems = gateway.reload(broken)
+        assert len(problems) == 1
+        assert reason in problems[0]
+        assert "models.plain.plugins[0]" in problems[0]
+        assert serves_on(gateway)
+    assert gateway.reload(models) == []
