@@ -1,4 +1,4 @@
-"""The arrows of the house: who may import whom, and what no module may do. Read from the code, not from a list of files.
+"""The arrows of the house: who may import whom, and what no module may do, read from the code itself.
 
 model, errors <- core <- {stores, tls, edge, upstream, control, config} <- app <- server <- cli
 """
