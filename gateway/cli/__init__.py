@@ -1,6 +1,8 @@
 """The command `gateway`."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,7 +16,6 @@ from gateway.cli.tell import drain, reload, undrain
 
 app = typer.Typer(
     name="gateway",
-    help="One HTTPS entry point in front of every model, by name and version.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +31,21 @@ app.command()(reload)
 app.command()(drain)
 app.command()(undrain)
 app.command("demo-model")(demo_model)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"gateway {version('model-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """One HTTPS entry point in front of every model, by name and version."""
 
 
 def main() -> None:
