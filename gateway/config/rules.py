@@ -47,6 +47,15 @@ def store_is_installed(settings: Settings) -> Iterator[Finding]:
         yield Finding(("gateway", "limits_store"), "needs the package redis: install model-gateway[redis]")
 
 
+def acme_can_work(settings: Settings) -> Iterator[Finding]:
+    if settings.tls.acme is None:
+        return
+    if find_spec("acme") is None:
+        yield Finding(("tls", "acme"), "needs the package acme: install model-gateway[acme]")
+    if settings.gateway.http is None:
+        yield Finding(("tls", "acme"), "needs gateway.http, where the CA looks for its proof", (("gateway", "http"),))
+
+
 def issuers_differ(settings: Settings) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, issuer in enumerate(settings.auth.jwt):
@@ -169,6 +178,7 @@ def _unknown_caller(model: ModelSettings, per: str) -> str:
 RULES: tuple[Rule, ...] = (
     listeners_differ,
     store_is_installed,
+    acme_can_work,
     issuers_differ,
     issuers_exist,
     permissions_have_callers,

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from gateway.config.names import Algorithm, ModelName, OwnField
+from gateway.config.names import Algorithm, Host, ModelName, OwnField
 from gateway.config.policies import (
     AllowSettings,
     BalanceSettings,
@@ -51,6 +51,7 @@ from gateway.config.values import (
 
 __all__ = [
     "AccessLog",
+    "AcmeSettings",
     "AllowSettings",
     "AuthSettings",
     "BalanceSettings",
@@ -132,12 +133,25 @@ class GatewaySettings(Strict):
     shutdown: Shutdown = setting({}, "How the gateway ends.")
 
 
+class AcmeSettings(Strict):
+    """A certificate that is issued, and renewed, by itself. Having it means to agree to the CA's terms of service."""
+
+    domains: list[Host] = needed(
+        "Its names; each must lead to `gateway.http` at port 80.", min_length=1, max_length=100
+    )
+    email: Text | None = setting(None, "Where the CA writes to.")
+    directory: WebURL = setting("https://acme-v02.api.letsencrypt.org/directory", "The CA.")
+    challenge: Literal["http-01"] = setting("http-01", "How domains are proved: over plain HTTP, at `gateway.http`.")
+    ca: FilePath | None = setting(None, "PEM file that proves `directory`, for a CA of one's own.")
+
+
 class TLSSettings(Strict):
     """The certificates, in one place, and how clients are spoken to."""
 
     certificates: FilePath = setting(
         "certs", "Folder: every NAME.crt with its NAME.key is served by SNI; a change is picked up live."
     )
+    acme: AcmeSettings | None = setting(None, "A certificate from a CA that speaks ACME (RFC 8555).")
     default_certificate: str = setting(
         "", "NAME for clients that ask for no host or an unknown one; chosen as docs/certificates.md says if empty."
     )

@@ -25,6 +25,7 @@ from gateway.control.jwks import Jwks
 from gateway.control.probe import Prober, Target
 from gateway.control.publish import Published
 from gateway.control.reload import Reloader
+from gateway.control.renew import Renewal
 from gateway.control.watch import watch
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
@@ -78,6 +79,7 @@ class Controller:
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
+        self.renewal: Renewal | None = None
         self.certificate_problems: list[CertificateProblem] = []
         self.tasks: set[asyncio.Task[object]] = set()
         self.loop = asyncio.get_running_loop()
@@ -98,6 +100,7 @@ class Controller:
         self.zone.header[GENERATION] = self.reloader.published.generation
         for end in {*self.columns.drained.values()} - {math.inf}:
             self._do(self._end_sessions(end))
+        self._renew()
         self._do(watch(self._watched, self.reload, lambda: self.reload(is_forced=not is_first)))
         await server.serve(sockets=[office.admin])
         for task in list(self.tasks):
@@ -119,6 +122,13 @@ class Controller:
         for problem in self.certificate_problems:
             if problem not in before:
                 _log.warning("certificate %s", problem)
+
+    def _renew(self) -> None:
+        """Like the other keys of `tls`, `acme` takes effect at a start."""
+        settings = self.reloader.settings
+        if settings.tls.acme is not None:
+            self.renewal = Renewal(settings.tls.acme, self.office.certificates.folder, self.office.state_dir)
+            self._do(self.renewal.run())
 
     def _do(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
         """Run beside everything else; its failure is logged and ends only itself."""

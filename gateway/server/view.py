@@ -70,6 +70,9 @@ class View:
 
     def certificates(self) -> Sequence[CertificateView]:
         problems = {problem.file: problem.message for problem in self.controller.certificate_problems}
+        renewal = self.controller.renewal
+        if renewal is not None and renewal.problem is not None:
+            problems[renewal.problem.file] = renewal.problem.message
         return [
             CertificateView(
                 name=pair.name,

@@ -21,6 +21,7 @@ from gateway.app import compile_snapshot, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
+from gateway.control.renew import ANSWERS
 from gateway.core.session import Sessions
 from gateway.edge.authenticate import Refreshes
 from gateway.edge.journal import Journal
@@ -209,7 +210,7 @@ class Worker:
         """The listener that redirects to https."""
         if self.place.http is None:
             return None
-        config = self._config(None, redirect_to(self.settings.gateway.https[1]))
+        config = self._config(None, redirect_to(self.settings.gateway.https[1], self.certificates.folder / ANSWERS))
         config.load()
         return await self.loop.create_server(
             lambda: EdgeProtocol(config, self.server.server_state, None), sock=self.place.http

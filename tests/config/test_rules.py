@@ -39,6 +39,10 @@ BROKEN = {  # rule -> (file, what is said)
         "  b: {upstream_tls: {server_name: s}, versions: {v1: {endpoints: [https://h]}}}\n",
         "routes.yaml:3: models.b.versions.v1.endpoints[0]: https://h has another upstream_tls in a@v1",
     ),
+    "acme_can_work": (
+        f"tls: {{acme: {{domains: [a.org]}}}}\n{MODEL}",
+        "routes.yaml:1: tls.acme: needs gateway.http, where the CA looks for its proof",
+    ),
     "matches_are_claimed_once": (
         f"models:\n  a: {{match: [{{host: H.org}}], {V1}}}\n  b: {{match: [{{host: h.org, prefix: /}}], {V1}}}\n",
         "routes.yaml:3: models.b.match[0]: h.org/ leads to model 'a' already",

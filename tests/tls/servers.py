@@ -83,3 +83,12 @@ def shake_now(port: int, context: ssl.SSLContext, host: str | None, session: ssl
             session=tls.session,
             is_resumed=bool(tls.session_reused),
         )
+
+
+def certificate_shown(port: int, context: ssl.SSLContext, host: str) -> bytes:
+    """A handshake and nothing more; -> the certificate that was shown. Raises OSError (ssl.SSLError)."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+        context.wrap_socket(raw, server_hostname=host) as tls,
+    ):
+        return tls.getpeercert(binary_form=True) or b""
