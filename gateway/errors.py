@@ -142,6 +142,13 @@ class StoreUnavailable(GatewayError):
     message = "The gateway cannot decide this request right now."
 
 
+class Stopped(GatewayError):
+    """The gateway ended before the answer did: `shutdown.grace` was over."""
+
+    status, code = 503, "gateway_stopped"
+    message = "The gateway stopped before the answer was complete."
+
+
 class Overloaded(GatewayError):
     status, code = 503, "overloaded"
     message = "The gateway is overloaded."

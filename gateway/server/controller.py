@@ -150,6 +150,9 @@ class Controller:
         yield self.office.config.resolve().parent / "plugins"
         for tls in _proofs(settings):
             yield from tls.files
+        for model in settings.models.values():
+            if model.upstream_auth is not None and model.upstream_auth.value_file is not None:
+                yield model.upstream_auth.value_file
         for issuer in settings.auth.jwt:
             files = (issuer.jwks_file, issuer.public_key_file, issuer.revoked_file)
             yield from (path for path in files if path is not None)
@@ -256,9 +259,8 @@ def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
 
 def run(office: Office) -> None:
     """Be the controller until told to stop. Called in the child, right after the fork."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
     async def main() -> None:

@@ -69,8 +69,13 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self._take(self.published, self.settings)
-        self.server = EdgeServer(self._config(self.tls), self.settings.tls.handshake_timeout)
+        self.server = EdgeServer(
+            self._config(self.tls),
+            handshake_timeout=self.settings.tls.handshake_timeout,
+            grace=self.settings.gateway.shutdown.grace,
+        )
         self.is_swapping = False
+        self.is_behind = False  # something was published since a swap last looked
 
     async def run(self) -> None:
         place, loop = self.place, self.loop
@@ -82,7 +87,7 @@ class Worker:
         self._sweep()
         self._trim()
         self._flush_often()
-        plain = await self._listen_plainly()
+        await self._listen_plainly()
         self.row[LOADED] = self.published.generation
         self.row[PID] = os.getpid()
         self._on_published()
@@ -90,8 +95,6 @@ class Worker:
         try:
             await self.server.serve(sockets=[place.https])
         finally:
-            if plain is not None:
-                plain.close()
             self.runtime.close()
 
     def _runtime(self) -> Runtime:
@@ -127,6 +130,7 @@ class Worker:
     # --- what it is told ---
 
     def _on_published(self) -> None:
+        self.is_behind = True
         if not self.is_swapping:
             self.is_swapping = True
             task = self.loop.create_task(self._swap())
@@ -134,14 +138,17 @@ class Worker:
             task.add_done_callback(self.server.server_state.tasks.discard)
 
     async def _swap(self) -> None:
-        """Take over the newest generation; the old one serves on if that fails."""
+        """Take over the newest generation, and certificates; the old ones serve on if that fails."""
         try:
-            await asyncio.to_thread(self.certificates.reload)
-            while (published := publish.read(self.place.state_dir)).generation > self.published.generation:
-                settings = published.read_settings()
-                self._take(published, settings)
-                self.published, self.settings = published, settings
-                self.row[LOADED] = published.generation
+            while self.is_behind:
+                self.is_behind = False
+                await asyncio.to_thread(self.certificates.reload)
+                published = publish.read(self.place.state_dir)
+                if published.generation > self.published.generation:
+                    settings = published.read_settings()
+                    self._take(published, settings)
+                    self.published, self.settings = published, settings
+                    self.row[LOADED] = published.generation
         except Exception:  # a task's border: the controller sees that LOADED stays behind, and reports it
             _log.exception("worker %d stays with generation %d", self.place.slot, self.published.generation)
         finally:
@@ -173,21 +180,20 @@ class Worker:
     # --- what it does by itself ---
 
     def _sweep(self) -> None:
+        self.loop.call_later(_SWEEP_SECONDS, self._sweep)  # first: one bad turn must not be the last
         self.runtime.deadlines.sweep(monotonic())
-        self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _trim(self) -> None:
-        self.runtime.trim(monotonic())
         self.loop.call_later(_TRIM_SECONDS, self._trim)
+        self.runtime.trim(monotonic())
 
     def _flush_often(self) -> None:
-        self._flush()
         self.loop.call_later(FLUSH_SECONDS, self._flush_often)
+        self._flush()
 
     # --- its sockets ---
 
     def _config(self, tls: Any, app: Any = None) -> EdgeConfig:
-        shutdown = self.settings.gateway.shutdown
         config = EdgeConfig(
             app or make_app(self.runtime, self.settings.gateway.trusted_proxies),
             http=EdgeProtocol,
@@ -199,22 +205,22 @@ class Worker:
             proxy_headers=False,
             server_header=False,
             ssl_context_factory=(lambda config, default: tls) if tls else None,
-            timeout_graceful_shutdown=max(1, round(shutdown.grace)),
             backlog=4096,
         )
         config.limits = self.settings.gateway.limits
         config.deadlines = self.runtime.deadlines
         return config
 
-    async def _listen_plainly(self) -> asyncio.Server | None:
+    async def _listen_plainly(self) -> None:
         """The listener that redirects to https."""
         if self.place.http is None:
-            return None
+            return
         config = self._config(None, redirect_to(self.settings.gateway.https[1], self.certificates.folder / ANSWERS))
         config.load()
-        return await self.loop.create_server(
+        plain = await self.loop.create_server(
             lambda: EdgeProtocol(config, self.server.server_state, None), sock=self.place.http
         )
+        self.server.others.append(plain)
 
 
 def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
@@ -240,7 +246,6 @@ def _settle_memory() -> None:
 
 def _ignore_terminal() -> None:
     """Ctrl-C reaches the whole process group; only the master acts on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
