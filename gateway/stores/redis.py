@@ -227,7 +227,7 @@ class RedisBuckets(RedisStorage, AsyncTokenBucketSupport):
         try:
             async with asyncio.timeout(self.timeout):
                 return not isinstance((await self._run([probe]))[0], Exception)
-        except Exception:  # as above
+        except Exception:  # the same border: whatever it says, it is no answer
             return False
 
     async def aclose(self) -> None:
