@@ -16,6 +16,7 @@
     split         the version, and with it the pool
     transform     names as that pool knows them
     rewrite       the route's rules see the request as it will be sent
+    credentials   the model server's own key, which nothing above needs to see
     forward       pick, lease, attempt, retry
 
 A route's chain has just the layers that it uses, and is compiled when the snapshot is.
@@ -38,6 +39,7 @@ from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
 from gateway.edge.authenticate import Authenticate, Public
 from gateway.edge.authorize import Authorize
+from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.hashkey import key_of
 from gateway.edge.hide import Admitted, Hide
@@ -128,9 +130,7 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version)
 
 
-def _chain(
-    name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory
-) -> ASGIApp:
+def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory) -> ASGIApp:
     """The layers of one route, innermost first."""
     app: ASGIApp = Forward(
         connections=runtime.connections_of,
@@ -140,6 +140,8 @@ def _chain(
         is_host_kept=model.preserve_host,
         rng=runtime.rng,
     )
+    if model.upstream_auth is not None:
+        app = ReplaceCredential(app, header=read_credential(model.upstream_auth))
     if model.path != PathSettings() or model.headers != HeaderSettings():
         app = Rewrite(app, path=model.path, headers=model.headers)
     app = Transform(app)
@@ -159,10 +161,14 @@ def _chain(
         app = InFlight(app, limits=crowding, model=name, leases=runtime.leases)
     if not model.auth:
         return Public(app, tokens=runtime.tokens)
+    if model.pass_credentials:
+        app = PassCredential(app)
     if model.hide:
         app = Admitted(app, methods=model.methods)
     app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
     app = Authenticate(app, methods=model.auth, keys=runtime.keys, tokens=runtime.tokens, refresh=runtime.refresh)
+    if model.pass_credentials:
+        app = KeepCredential(app)
     return Hide(app, others=others) if model.hide else app
 
 

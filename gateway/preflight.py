@@ -11,6 +11,7 @@ from gateway.config.problems import Problem, render_key
 from gateway.config.settings import PluginSettings, Settings, UpstreamTLS
 from gateway.control.keys import load_keys
 from gateway.control.reload import key_files, revoked_tokens
+from gateway.edge.credentials import read_credential
 from gateway.edge.tokens import Tokens
 from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
@@ -71,6 +72,16 @@ def upstream_tls(settings: Settings) -> Iterator[Problem]:
             yield Problem("", 0, render_key(at), str(error))
 
 
+def upstream_auth(settings: Settings) -> Iterator[Problem]:
+    """The model servers' own keys can be had."""
+    for name, model in settings.models.items():
+        if model.upstream_auth is not None:
+            try:
+                read_credential(model.upstream_auth)
+            except ValueError as error:
+                yield Problem("", 0, render_key(("models", name, "upstream_auth")), str(error))
+
+
 def admin(settings: Settings) -> Iterator[Problem]:
     """The operator's door does not stand open to the network."""
     try:
@@ -93,7 +104,7 @@ def keys(settings: Settings) -> Iterator[Problem]:
             yield Problem(place, 0, "", message)
 
 
-VALIDATORS = (plugins, issuers, admin, upstream_tls)
+VALIDATORS = (plugins, issuers, admin, upstream_tls, upstream_auth)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 

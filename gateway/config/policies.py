@@ -215,6 +215,21 @@ class UpstreamTLS(Strict):
         return tuple(path for path in (self.ca, self.client_cert, self.client_key) if path is not None)
 
 
+class UpstreamAuth(Strict):
+    """The model server's own key, sent instead of what the client sent in this header."""
+
+    header: OwnField = setting("authorization", "The header that holds it.")
+    scheme: Literal["Bearer", "Basic", ""] = setting("Bearer", 'What comes before the value; "" for nothing.')
+    value_file: FilePath | None = setting(None, "A file of the value; picked up live when it changes.")
+    value_env: Text | None = setting(None, "An environment variable of the value, read when the gateway starts.")
+
+    @model_validator(mode="after")
+    def _has_one_value(self) -> Self:
+        if (self.value_file is None) == (self.value_env is None):
+            raise ValueError("needs either `value_file` or `value_env`")
+        return self
+
+
 class ServedAs(Strict):
     """What the upstream calls this model and version, where that differs."""
 
@@ -302,6 +317,8 @@ class ModelDefaults(Strict):
     health: HealthSettings | None = setting(None, "Checks of each endpoint; null: none.")
     timeouts: Timeouts = setting({}, "How long the model server may take.")
     upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
+    upstream_auth: UpstreamAuth | None = setting(None, "The model server's own key; null: none is sent.")
+    pass_credentials: bool = setting(False, "Send the caller's credential on to the model server, as it came.")
     retry: RetrySettings = setting({}, "Another attempt where the first cannot have been acted upon.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")

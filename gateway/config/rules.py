@@ -82,6 +82,14 @@ def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
             yield Finding((*at, "hide"), "a public model cannot be hidden: anyone may call it", ((*at, "auth"),))
 
 
+def credentials_go_one_way(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        at: Path = ("models", name)
+        if model.pass_credentials and model.upstream_auth is not None:
+            message = "the caller's credential is either passed on or replaced (upstream_auth)"
+            yield Finding((*at, "pass_credentials"), message, ((*at, "upstream_auth"),))
+
+
 def names_are_claimed_once(settings: Settings) -> Iterator[Finding]:
     owners = {name: name for name in settings.models}
     places: dict[str, Path] = {name: ("models", name) for name in settings.models}
@@ -182,6 +190,7 @@ RULES: tuple[Rule, ...] = (
     issuers_differ,
     issuers_exist,
     permissions_have_callers,
+    credentials_go_one_way,
     names_are_claimed_once,
     matches_are_claimed_once,
     versions_are_reachable,

@@ -29,6 +29,7 @@ from gateway.config.policies import (
     ServedAs,
     StickySettings,
     Timeouts,
+    UpstreamAuth,
     UpstreamTLS,
     VersionSettings,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "Strict",
     "TLSSettings",
     "Timeouts",
+    "UpstreamAuth",
     "UpstreamTLS",
     "VersionSettings",
 ]

@@ -26,6 +26,11 @@ BROKEN = {  # rule -> (file, what is said)
         "models:\n  m: {allow: [{scope: s}], versions: {v: {endpoints: [http://h]}}}\n",
         "routes.yaml:2: models.m.allow: speaks of tokens, but `auth` takes none",
     ),
+    "credentials_go_one_way": (
+        "models:\n  m: {pass_credentials: true, upstream_auth: {value_env: K}, versions: {v: {endpoints: [http://h]}}}\n",
+        "routes.yaml:2: models.m.pass_credentials: the caller's credential is either passed on or replaced "
+        "(upstream_auth)",
+    ),
     "issuers_exist": (
         model("auth: [jwt]"),
         "routes.yaml:3: models.m.auth: takes JWTs, but auth.jwt names no issuer",
