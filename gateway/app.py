@@ -1,6 +1,7 @@
 """The composition root: THE list of layers, in travel order, each with the reason for its place.
 
     observe       first, so that nothing goes unmeasured; last to see an answer, so that it sees the true one
+    hsts          above rescue, so that errors have it too; absent unless configured
     rescue        turns what is raised below into an answer that observe counts
     enter         takes the snapshot, once
     [plugins]     the global ones, before anything is known of the request
@@ -29,7 +30,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from gateway import plugin
-from gateway.config.settings import HeaderSettings, ModelSettings, PathSettings, PluginSettings, Settings
+from gateway.config.settings import HeaderSettings, HstsSettings, ModelSettings, PathSettings, PluginSettings, Settings
 from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.dispatch import Directory
@@ -43,6 +44,7 @@ from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCred
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.hashkey import key_of
 from gateway.edge.hide import Admitted, Hide
+from gateway.edge.hsts import Hsts
 from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
@@ -57,7 +59,7 @@ from gateway.runtime import Runtime
 from gateway.upstream.forward import Forward
 
 
-def make_app(runtime: Runtime, trusted: Sequence[Network] = ()) -> Starlette:
+def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettings | None = None) -> Starlette:
     """The app of a worker. `runtime.snapshot` is read for every request and may be replaced at any time."""
     return Starlette(
         routes=routes_of(Listing(lambda: runtime.snapshot, runtime.keys, lambda: runtime.tokens, runtime.refresh)),
@@ -69,6 +71,7 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = ()) -> Starlette:
                 trusted=trusted,
                 clock=runtime.clock,
             ),
+            *([Middleware(Hsts, settings=hsts)] if hsts else []),
             Middleware(Rescue),
             Middleware(Enter, current=lambda: runtime.snapshot),
         ],

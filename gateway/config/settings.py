@@ -62,6 +62,7 @@ __all__ = [
     "HeaderRules",
     "HeaderSettings",
     "HealthSettings",
+    "HstsSettings",
     "Issuer",
     "LimitSettings",
     "Limits",
@@ -147,6 +148,20 @@ class AcmeSettings(Strict):
     ca: FilePath | None = setting(None, "PEM file that proves `directory`, for a CA of one's own.")
 
 
+class HstsSettings(Strict):
+    """Strict-Transport-Security (RFC 6797): browsers come to these hosts over https only, for as long as it says."""
+
+    max_age: Duration = setting("365d", "How long a browser remembers; 0: it forgets.")
+    include_subdomains: bool = setting(False, "For all subdomains of the host as well.")
+    preload: bool = setting(False, "Allow browsers to ship with it (hstspreload.org).")
+
+    @model_validator(mode="after")
+    def _may_be_preloaded(self) -> Self:
+        if self.preload and not (self.include_subdomains and self.max_age >= 365 * 86400):
+            raise ValueError("`preload` needs `include_subdomains` and a `max_age` of 365d")
+        return self
+
+
 class TLSSettings(Strict):
     """The certificates, in one place, and how clients are spoken to."""
 
@@ -154,6 +169,7 @@ class TLSSettings(Strict):
         "certs", "Folder: every NAME.crt with its NAME.key is served by SNI; a change is picked up live."
     )
     acme: AcmeSettings | None = setting(None, "A certificate from a CA that speaks ACME (RFC 8555).")
+    hsts: HstsSettings | None = setting(None, "Tell browsers to come over https only; null: no.")
     default_certificate: str = setting(
         "", "NAME for clients that ask for no host or an unknown one; chosen as docs/certificates.md says if empty."
     )

@@ -195,7 +195,7 @@ class Worker:
 
     def _config(self, tls: Any, app: Any = None) -> EdgeConfig:
         config = EdgeConfig(
-            app or make_app(self.runtime, self.settings.gateway.trusted_proxies),
+            app or make_app(self.runtime, self.settings.gateway.trusted_proxies, self.settings.tls.hsts),
             http=EdgeProtocol,
             interface="asgi3",
             lifespan="off",
