@@ -58,6 +58,7 @@ class _Once(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _requests(self.totals)
         yield from _events(self.totals)
+        yield from _handshakes(self.totals)
         yield from _endpoints(self.view.endpoints())
         yield from _gateway(self.totals, self.view)
 
@@ -115,6 +116,16 @@ def _events(totals: Totals) -> Iterator[Metric]:
     dropped = CounterMetricFamily("gateway_log_lines_dropped", "Access log lines that could not be written.")
     dropped.add_metric((), totals.lines_dropped)
     yield from (errors, verdicts, in_flight, dropped)
+
+
+def _handshakes(totals: Totals) -> Iterator[Metric]:
+    done = CounterMetricFamily("gateway_tls_handshakes", "TLS handshakes of clients.", labels=("version", "cipher"))
+    for kind, count in sorted(totals.handshakes.items()):
+        done.add_metric(kind, count)
+    failed = CounterMetricFamily("gateway_tls_handshake_failures", "Those that failed, and why.", labels=("reason",))
+    for reason, count in sorted(totals.handshake_failures.items()):
+        failed.add_metric((reason,), count)
+    yield from (done, failed)
 
 
 def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:

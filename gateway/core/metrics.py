@@ -83,6 +83,8 @@ class Totals(msgspec.Struct):
     meters: dict[tuple[str, str], Meter] = {}  # by model and version
     errors: dict[tuple[str, str, str], int] = {}  # by model, owner, code
     verdicts: dict[tuple[str, str], int] = {}  # by model and verdict
+    handshakes: dict[tuple[str, str], int] = {}  # by TLS version and cipher suite
+    handshake_failures: dict[str, int] = {}  # by OpenSSL's reason
     lines_dropped: int = 0
     # Gauges: what holds now.
     in_flight: dict[str, int] = {}  # by model
@@ -108,6 +110,16 @@ class Totals(msgspec.Struct):
             key = (OTHER, verdict)
         self.verdicts[key] = self.verdicts.get(key, 0) + 1
 
+    def count_handshake(self, version: str, cipher: str) -> None:
+        """OpenSSL knows few of both."""
+        key = (version, cipher)
+        self.handshakes[key] = self.handshakes.get(key, 0) + 1
+
+    def count_failed_handshake(self, reason: str) -> None:
+        if reason not in self.handshake_failures and len(self.handshake_failures) >= NAMES:
+            reason = OTHER
+        self.handshake_failures[reason] = self.handshake_failures.get(reason, 0) + 1
+
     def forget_gauges(self) -> None:
         """What held for a process that is gone holds no more."""
         self.in_flight = {}
@@ -118,6 +130,8 @@ class Totals(msgspec.Struct):
             self.meters.setdefault(key, Meter()).add(meter)
         _add(self.errors, other.errors)
         _add(self.verdicts, other.verdicts)
+        _add(self.handshakes, other.handshakes)
+        _add(self.handshake_failures, other.handshake_failures)
         _add(self.in_flight, other.in_flight)
         self.lines_dropped += other.lines_dropped
         self.connections += other.connections

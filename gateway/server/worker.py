@@ -69,6 +69,8 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self._take(self.published, self.settings)
+        if self.tls is not None:
+            self.tls.tally = self.runtime.recorder.totals
         self.server = EdgeServer(
             self._config(self.tls),
             handshake_timeout=self.settings.tls.handshake_timeout,

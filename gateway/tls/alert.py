@@ -7,12 +7,22 @@ handshake's deadline.
 """
 
 import ssl
+from typing import Protocol
+
+
+class Tally(Protocol):
+    """Counts handshakes; `core/metrics.py` has one."""
+
+    def count_handshake(self, version: str, cipher: str) -> None: ...
+
+    def count_failed_handshake(self, reason: str) -> None: ...
 
 
 class AlertingObject(ssl.SSLObject):
     """The TLS state of one connection."""
 
     outgoing: ssl.MemoryBIO
+    tally: Tally | None = None
     _failure: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
@@ -23,14 +33,20 @@ class AlertingObject(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
             raise
         except ssl.SSLError as error:
+            if self.tally is not None:
+                self.tally.count_failed_handshake((error.reason or type(error).__name__).lower())
             if not self.outgoing.pending:  # nothing to say, to one who spoke plain HTTP for instance
                 raise
             self._failure = error
             raise ssl.SSLWantReadError from None
+        if self.tally is not None:
+            cipher = self.cipher()
+            self.tally.count_handshake(self.version() or "", cipher[0] if cipher else "")
 
 
 class AlertingContext(ssl.SSLContext):
     sslobject_class = AlertingObject
+    tally: Tally | None = None  # of the connections that begin on this context
 
     def wrap_bio(
         self,
@@ -43,4 +59,5 @@ class AlertingContext(ssl.SSLContext):
         tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         if isinstance(tls, AlertingObject):
             tls.outgoing = outgoing
+            tls.tally = self.tally
         return tls
