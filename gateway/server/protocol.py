@@ -155,7 +155,7 @@ class EdgeProtocol(asyncio.Protocol):
         elif self.answer is None and not self.is_head_done and self.fed:
             self._refuse(BodyTimeout("The request's header section did not arrive in time."))
         elif self.answer is None:
-            self._close()
+            self._close(linger=0.0)  # it is idle: nothing of an answer can be lost
 
     def _on_stalled(self, now: float) -> None:
         """A client that takes some of what was written may be slow; one that takes none is cut off."""
@@ -330,7 +330,7 @@ class EdgeProtocol(asyncio.Protocol):
         if rest and answer.is_kept:
             self.data_received(rest)
 
-    def _close(self) -> None:
+    def _close(self, *, linger: float = _LINGER) -> None:
         """Close our side behind what was written, and take no notice of what comes until the client closes its own:
         a connection closed on unread bytes is reset, and with it goes an answer that was not read yet (RFC 9112, 9.6).
         A TLS transport does so by itself."""
@@ -340,7 +340,7 @@ class EdgeProtocol(asyncio.Protocol):
             return
         self.is_lingering = True
         self.backlog = transport.get_write_buffer_size()
-        self.deadline = monotonic() + (self.limits.write_idle if self.backlog else _LINGER)
+        self.deadline = monotonic() + (self.limits.write_idle if self.backlog else linger)
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
