@@ -72,7 +72,7 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettin
                 clock=runtime.clock,
             ),
             *([Middleware(Hsts, settings=hsts)] if hsts else []),
-            Middleware(Rescue),
+            Middleware(Rescue, judge=runtime.judge),
             Middleware(Enter, current=lambda: runtime.snapshot),
         ],
     )

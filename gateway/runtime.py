@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
 
+from starlette.types import Scope
+
 from gateway.config.settings import UpstreamTLS
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Refreshes
+from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
+from gateway.errors import GatewayError
+from gateway.model import Exchange
 from gateway.stores.keys import EMPTY, LiveKeys
 from gateway.stores.leases import SharedLeases
 from gateway.tls.client import UpstreamContexts
@@ -45,11 +50,16 @@ class Runtime:
     deadlines: Deadlines = field(default_factory=Deadlines)
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
     tokens: Tokens | None = None
+    failures: Failures | None = None  # None: failed attempts are not limited
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
+
+    def judge(self, error: GatewayError, exchange: Exchange, scope: Scope) -> GatewayError:
+        """What to answer instead of `error`: see `Failures`."""
+        return error if self.failures is None else self.failures.judge(error, exchange, scope)
 
     def endpoint(self, url: str, slot: int, weight: float, tls: UpstreamTLS) -> Endpoint:
         """The endpoint at `url`, the same object for as long as it keeps its slot."""

@@ -43,6 +43,7 @@ from gateway.config.values import (
     Network,
     Positive,
     PositiveSize,
+    Rate,
     StoreURL,
     Text,
     WebURL,
@@ -57,6 +58,7 @@ __all__ = [
     "AuthSettings",
     "BalanceSettings",
     "EndpointSettings",
+    "FailureSettings",
     "GatewaySettings",
     "HashKey",
     "HeaderRules",
@@ -234,11 +236,19 @@ class Issuer(Strict):
         return self.jwks_url is None and self.jwks_file is None and self.public_key_file is None
 
 
+class FailureSettings(Strict):
+    """How often an address may offer bad credentials. Good ones are always taken."""
+
+    rate: Rate | None = setting("60/minute", "More failed attempts are answered 429; null: any number is answered 401.")
+    ban: Positive = setting("1m", "For how long, once there were too many.")
+
+
 class AuthSettings(Strict):
     """Who may be a caller. A model's `auth` says which of these it takes."""
 
     keys: FilePath = setting("keys.yaml", "File of API keys, hashed; `gateway keys create` writes it.")
     jwt: list[Issuer] = setting([], "Issuers whose tokens are believed.")
+    failures: FailureSettings = setting({}, "How often an address may offer bad credentials.")
 
 
 class Settings(Strict):

@@ -31,6 +31,10 @@ class Keys(Protocol):
 Refresh = Callable[[str], Awaitable[bool]]
 
 
+class Rejected(Unauthenticated):
+    """A credential was offered, and it is no good."""
+
+
 class _Names:
     """What becomes of a field, by its name. `harmless` are those known to pass: one look for nearly every field.
 
@@ -228,4 +232,5 @@ def _the_one(offered: Sequence[Header]) -> bytes:
 def _refusal(*, is_offered: bool = False) -> Unauthenticated:
     """RFC 6750, 3: who offered nothing is told the scheme only. Nobody is told what was wrong."""
     error = b', error="invalid_token"' if is_offered else b""
-    return Unauthenticated(headers=[(b"www-authenticate", b'Bearer realm="' + REALM + b'"' + error)])
+    kind = Rejected if is_offered else Unauthenticated
+    return kind(headers=[(b"www-authenticate", b'Bearer realm="' + REALM + b'"' + error)])

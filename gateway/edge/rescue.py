@@ -2,7 +2,7 @@
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,14 +12,18 @@ from gateway.model import Exchange, Header
 
 _log = logging.getLogger("gateway.edge")
 
+Judge = Callable[[GatewayError, Exchange, Scope], GatewayError]
+
 _BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
 class Rescue:
     """Answers errors as long as no byte of an answer was sent; after that the stream is left visibly broken."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, judge: Judge | None = None) -> None:
+        """`judge` says what to answer instead of an error."""
         self.app = app
+        self._judge = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,7 +33,7 @@ class Rescue:
         try:
             await self.app(scope, receive, send)
         except GatewayError as error:
-            exchange.error = error
+            exchange.error = error if self._judge is None else self._judge(error, exchange, scope)
         except HTTPException as error:  # of the app's own routes
             exchange.error = _BY_STATUS.get(error.status_code, BadRequest)(headers=_raw(error.headers))
         except CancelledError:  # nobody cancels a request whose client left: see `Exchange.leave`

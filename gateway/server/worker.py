@@ -24,6 +24,7 @@ from gateway.control.publish import Published
 from gateway.control.renew import ANSWERS
 from gateway.core.session import Sessions
 from gateway.edge.authenticate import Refreshes
+from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
 from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
@@ -122,6 +123,9 @@ class Worker:
             keys = runtime.keys.table
         if runtime.tokens is None or settings.auth.jwt != self.settings.auth.jwt:
             runtime.tokens = Tokens(settings.auth.jwt) if settings.auth.jwt else None
+        if runtime.failures is None or settings.auth.failures != self.settings.auth.failures:
+            failures = settings.auth.failures
+            runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None
         runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
         if runtime.tokens is not None:  # the same object: a request that waits for its issuer's new key holds it
             runtime.tokens.adopt(published.jwks)
