@@ -61,11 +61,11 @@ def jwk(private: Any, algorithm: str, **more: Any) -> dict[str, Any]:
 
 
 def pem(private: Any) -> bytes:
-    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 def der(private: Any) -> bytes:
-    return private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return bytes(private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def key_set(*members: dict[str, Any], algorithms: tuple[str, ...] = ("RS256", "ES256")) -> bytes:
