@@ -37,7 +37,7 @@ class Rescue:
         except HTTPException as error:  # of the app's own routes
             exchange.error = _BY_STATUS.get(error.status_code, BadRequest)(headers=_raw(error.headers))
         except CancelledError:  # nobody cancels a request whose client left: see `Exchange.leave`
-            exchange.error = ClientLeft() if exchange.departed else GatewayError()
+            exchange.error = ClientLeft() if exchange.departed else exchange.error or GatewayError()
             raise
         except (Exception, SystemExit) as error:  # a layer's or plugin's bug costs its own request only
             exchange.error = GatewayError()

@@ -16,7 +16,7 @@ from gateway.errors import Stopped
 _log = logging.getLogger("gateway.worker")
 
 _GOODBYE = 5.0  # seconds for a client's close_notify; it has all of its answer by then
-_GREETING = 1.0  # seconds that a stop waits for the handshake of a connection it has just accepted
+_GREETING = 2.0  # seconds that a stop waits for the handshake of a connection it has just accepted
 _LOOK = 0.05  # seconds between two looks at whether all have left
 
 
