@@ -136,7 +136,7 @@ def _policies(model: ModelSettings) -> Iterator[str]:
 def _upstream(target: Target, version: str, model: ModelSettings, scope: dict[str, Any], body: bytes) -> Iterator[str]:
     arm = model.versions[version]
     served = arm.served_as.model or target.model
-    path = as_served(target, served, arm.served_as.version or target.version)
+    path = as_served(target, served, arm.served_as.version)
     path = PathRules(model.path).apply(path)
     yield f"path       {path.decode('latin-1')}  (as the upstream sees it)"
     if target.is_in_body and target.named and target.named != served:

@@ -116,7 +116,8 @@ def _not_yaml(error: yaml.MarkedYAMLError, text: str, file: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return _fail(file, f"not YAML: {error.problem}")
-    line = text.split("\n")[mark.line]
+    lines = text.split("\n")
+    line = lines[min(mark.line, len(lines) - 1)]  # libyaml puts an end without a newline a line further
     hint = error.context
     if "${" in line:
         hint = "inside [ ] and { }, quote what has ${NAME} in it"

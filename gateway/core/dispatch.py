@@ -27,6 +27,7 @@ class Target(NamedTuple):
     head: bytes = b""  # set if the name is in the path and passes through
     tail: bytes = b""
     named: str = ""  # the name, as it stands in that path
+    spelt: str | None = None  # the version, as it stands in that path
     is_in_body: bool = False  # an OpenAI path: the body may name model and version
 
 
@@ -70,9 +71,7 @@ class Directory:
             found = (found or Target("", None, path))._replace(model=name)
             version = arm if version is None else version
         if found is not None and version is not None:
-            is_other = found.version is not None and found.version != version
-            # Without the name as it stood there, `as_served` spells the path anew, with this version.
-            found = found._replace(version=version, named="" if is_other else found.named)
+            found = found._replace(version=version)
         return found
 
     def _remembered(self, host: str, path: bytes) -> Target | None:
@@ -122,7 +121,7 @@ class Directory:
         tail = b"".join(b"/" + segment for segment in after) + (rest[verb.start() :] if verb else b"")
         if is_stripped:
             return Target(self.names[named], version, tail or b"/", is_in_body=_OPENAI.match(tail) is not None)
-        return Target(self.names[named], version, path, head, tail, named)
+        return Target(self.names[named], version, path, head, tail, named, version)
 
     def _longest_name(self, segments: list[bytes]) -> tuple[int, str]:
         """The longest known name that the first segments spell: (how many, the name), (0, "") if none does."""
@@ -134,8 +133,11 @@ class Directory:
 
 
 def as_served(target: Target, model: str, version: str | None) -> bytes:
-    """The path that names the model as the upstream knows it; unchanged where the names are equal already."""
-    if not target.head or (model == target.named and version == target.version):
+    """The path that names `model` and `version` as the upstream knows them (version None: as the client chose it, if
+    the path names one at all); unchanged where the names are equal already."""
+    if version is None and target.spelt is not None:
+        version = target.version
+    if not target.head or (model == target.named and version == target.spelt):
         return target.path
     arm = f"/versions/{quote(version, safe='')}" if version is not None else ""
     return target.head + f"{quote(model, safe='/')}{arm}".encode() + target.tail

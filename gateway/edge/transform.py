@@ -24,7 +24,7 @@ class Transform:
         assert pool is not None
         assert target is not None, "match and split come first"
         if target.head:
-            exchange.path = as_served(target, pool.served_model, pool.served_version or target.version)
+            exchange.path = as_served(target, pool.served_model, pool.served_version)
         elif exchange.named and exchange.named != pool.served_model and exchange.body is not None:
             if get(scope["headers"], b"content-encoding") is not None:
                 raise BadRequest("A compressed body cannot name a model by an alias or version.")

@@ -174,7 +174,7 @@ def served(
 ) -> str:
     target = reach(path, x_model, x_version)
     assert target is not None
-    return as_served(target, model, version or target.version).decode()
+    return as_served(target, model, version).decode()
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,8 @@ def test_a_version_in_the_path_gives_way_to_the_one_in_a_header() -> None:
     assert served(path, "iris", None, x_model="iris@2") == told
     assert served(path, "iris", None, x_model="iris@3", x_version="2") == told
     assert served("/v2/models/iris/infer", "iris", None, x_version="2") == "/v2/models/iris/infer"
+    assert served("/v2/models/iris/infer", "x", None, x_version="2") == "/v2/models/x/infer"
+    assert served(path, "x", None, x_version="2") == "/v2/models/x/versions/2/infer"
 
 
 def test_a_header_is_text_or_refused() -> None:
