@@ -72,6 +72,8 @@ class EdgeServer(Stoppable):
             server.close()
         greetings = [self._accept(connection) for listener in waiting for connection in _accepted(listener)]
         tasks = [asyncio.create_task(greeting) for greeting in greetings]
+        if tasks:
+            self.accepted_at = monotonic()
         connections: set[Any] = self.server_state.connections
         end = monotonic() + self.grace
         while (connections or monotonic() < self.accepted_at + _GREETING) and monotonic() < end:
