@@ -105,7 +105,7 @@ def model_in(body: bytes, *, is_required: bool) -> str | None:
     """The `model` of a JSON body. Raises BadRequest if the body is not a JSON object and it `is_required`."""
     try:
         return _decode_named(body).model
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if is_required:
             raise BadRequest(f"The request's body is not a JSON object with a `model`: {error}.") from error
         return None

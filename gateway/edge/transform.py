@@ -34,7 +34,11 @@ class Transform:
 
 
 def rename(body: bytes, model: str) -> bytes:
-    """The JSON object with `model` replaced; its other members keep their exact bytes."""
-    members = _decode_raw(body)
+    """The JSON object with `model` replaced; its other members keep their exact bytes. Raises BadRequest: what was
+    skipped to find `model` is read more strictly here, and from deeper in the stack."""
+    try:
+        members = _decode_raw(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"The request's body is not valid JSON: {error}.") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)

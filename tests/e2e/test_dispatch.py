@@ -222,7 +222,10 @@ def test_a_body_that_comes_in_pieces_names_its_model_all_the_same(gateway: Gatew
         (b"", 400, "bad_request"),
         (b'{"model": "iris"', 400, "bad_request"),
         (b"\xff\xfe", 400, "bad_request"),
+        (b'{"model": "\xff"}', 400, "bad_request"),
+        (b'{"model": "llama", "\xff": 1}', 400, "bad_request"),
         (b"[" * 100_000, 400, "bad_request"),
+        (b'{"model": "llama", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "bad_request"),
     ],
 )
 def test_a_body_that_names_nothing_known_is_refused(client: httpx2.Client, body: bytes, status: int, code: str) -> None:

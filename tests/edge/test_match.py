@@ -1,0 +1,182 @@
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.core.dispatch import Directory
+from gateway.core.snapshot import Route
+from gateway.core.split import Split
+from gateway.edge.match import Match, host_name, model_in
+from gateway.errors import BadRequest, ClientLeft, GatewayError, MethodNotAllowed, ModelNotFound, TooLarge
+from gateway.model import Exchange, Header
+
+
+class World:
+    """Two models and what became of a request."""
+
+    def __init__(self, **options: Any) -> None:
+        self.seen: list[tuple[str, bytes]] = []
+        self.directory = Directory()
+        self.routes = {}
+        for name in ("iris", "org/llama"):
+            self.directory.add_name(name, name)
+            self.routes[name] = self.route(name, **options)
+        self.directory.add_match(None, "/own", "iris")
+        self.exchange = Exchange("id", 0.0, "127.0.0.1")
+
+    def route(self, name: str, **options: Any) -> Route:
+        async def chain(scope: Any, receive: Any, send: Any) -> None:
+            self.seen.append((name, (await receive()).get("body", b"")))
+
+        pools: Any = {"v1": None, "v2": None}
+        return Route(name, pools, Split({"v1": None}, None), chain, **options)
+
+    async def own(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen.append(("own", b""))
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[Header] = (),
+        parts: Sequence[bytes | None] = (b"",),
+    ) -> "World":
+        """`parts` are the body as it comes; None: the client leaves."""
+        queue = [
+            {"type": "http.disconnect"} if part is None
+            else {"type": "http.request", "body": part, "more_body": index + 1 < len(parts)}
+            for index, part in enumerate(parts)
+        ]  # fmt: skip
+
+        async def receive() -> Any:
+            return queue.pop(0)
+
+        self.left = queue
+        self.exchange.fields = dict(headers)
+        scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": list(headers),
+                 "exchange": self.exchange}  # fmt: skip
+        match = Match(self.own, directory=self.directory, routes=self.routes)
+        asyncio.run(match(scope, receive, None))  # type: ignore[arg-type]
+        return self
+
+
+def body(model: Any, **more: Any) -> bytes:
+    return json.dumps({**more, "model": model}).encode()
+
+
+def test_a_path_that_names_a_model_leads_to_its_chain_and_its_body_is_left_unread() -> None:
+    world = World().ask("POST", "/models/iris/x", parts=[b"a", b"b"])
+    assert world.seen == [("iris", b"a")]
+    assert len(world.left) == 1
+    assert (world.exchange.path, world.exchange.body, world.exchange.route) == (b"/x", None, world.routes["iris"])
+
+
+def test_a_body_that_names_a_model_is_read_once_and_given_on_whole() -> None:
+    text = body("org/llama@v2", n=1)
+    world = World().ask("POST", "/v1/completions", parts=[text[:5], text[5:9], text[9:]])
+    assert world.seen == [("org/llama", text)]
+    exchange = world.exchange
+    assert (exchange.version, exchange.named, exchange.body) == ("v2", "org/llama@v2", text)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/x"), ("GET", "/v1/models"), ("GET", "/v1/chat/completions")])
+def test_what_means_no_model_goes_on_to_the_apps_own_routes(method: str, path: str) -> None:
+    assert World().ask(method, path).seen == [("own", b"")]
+
+
+def test_a_header_that_names_the_model_leaves_the_body_to_name_a_version_of_it() -> None:
+    headers = [(b"x-model", b"iris")]
+    for named, version in (("iris@v2", "v2"), ("other@v2", None), ("iris@v9", None), ("iris", None)):
+        world = World().ask("POST", "/v1/completions", headers, [body(named)])
+        assert world.seen[0][0] == "iris"
+        assert (world.exchange.version, world.exchange.named) == (version, named)
+
+
+def test_a_version_of_the_head_wins_over_one_of_the_body() -> None:
+    world = World().ask("POST", "/models/iris/versions/v1/v1/completions", parts=[body("iris@v2")])
+    assert world.exchange.version == "v1"
+
+
+@pytest.mark.parametrize("kind", [b"multipart/form-data; boundary=x", b"audio/wav"])
+def test_a_body_that_is_no_json_is_left_unread_where_the_head_named_the_model(kind: bytes) -> None:
+    world = World().ask("POST", "/own/v1/audio", [(b"content-type", kind)], [b"a", b"b"])
+    assert world.seen == [("iris", b"a")]
+    assert world.exchange.body is None
+
+
+def test_a_body_that_cannot_be_understood_matters_only_where_it_is_needed() -> None:
+    assert World().ask("POST", "/models/iris/v1/completions", parts=[b"{"]).seen == [("iris", b"{")]
+    with pytest.raises(BadRequest):
+        World().ask("POST", "/v1/completions", parts=[b"{"])
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "path", "headers", "parts", "error"),
+    [
+        ({}, "POST", "/v1/completions", [], [body("nobody")], ModelNotFound),
+        ({}, "POST", "/v1/completions", [], [body(None)], BadRequest),
+        ({}, "POST", "/models/nobody", [], [b""], ModelNotFound),
+        ({}, "POST", "/v1/completions", [(b"content-length", b"99999999")], [b""], TooLarge),
+        ({"json_bytes": 5}, "POST", "/models/iris/v1/x", [(b"content-length", b"6")], [b""], TooLarge),
+        ({"json_bytes": 5}, "POST", "/models/iris/v1/x", [], [b"abc", b"def", b""], TooLarge),
+        ({"json_bytes": 5}, "POST", "/models/iris/v1/x", [], [b"abcdef"], TooLarge),
+        ({}, "POST", "/v1/completions", [], [b"{", None], ClientLeft),
+        ({}, "POST", "/v1/completions", [], [None], ClientLeft),
+        ({}, "GET", "/x", [(b"x-model", b"\xff")], [b""], BadRequest),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_matched_is_refused_and_leads_nowhere(
+    options: dict[str, Any],
+    method: str,
+    path: str,
+    headers: list[Header],
+    parts: list[bytes],
+    error: type[GatewayError],
+) -> None:
+    world = World(**options)
+    with pytest.raises(error):
+        world.ask(method, path, headers, parts)
+    assert world.seen == []
+
+
+def test_a_method_that_a_route_does_not_allow_is_refused_with_those_that_it_does() -> None:
+    world = World(methods=frozenset({"POST", "GET"}))
+    with pytest.raises(MethodNotAllowed) as caught:
+        world.ask("DELETE", "/models/iris/x")
+    assert caught.value.headers == [(b"allow", b"GET, POST")]
+    assert World(methods=frozenset({"GET"})).ask("GET", "/models/iris/x").seen
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [(b"A.Example", "a.example"), (b"a.example:8443", "a.example"), (b"a.example.", "a.example"), (b"[::1]:80", "::1"),
+     (b"[2001:DB8::1]", "2001:db8::1"), (b"", "")],
+)  # fmt: skip
+def test_a_host_is_compared_without_its_port_its_case_and_a_final_dot(host: bytes, name: str) -> None:
+    assert host_name(host) == name
+
+
+@given(st.text(max_size=20), st.dictionaries(st.text(max_size=5), st.integers() | st.text() | st.none(), max_size=4))
+def test_the_model_of_any_json_object_is_found(name: str, others: dict[str, Any]) -> None:
+    assert model_in(json.dumps({**others, "model": name}).encode(), is_required=True) == name
+
+
+@given(st.binary(max_size=60))
+@example(b'{"model":"\xff"}')
+@example(b'{"model":"\\ud800"}')
+def test_a_body_of_any_bytes_is_understood_or_refused(data: bytes) -> None:
+    try:
+        assert isinstance(model_in(data, is_required=True), str | None)
+    except BadRequest:
+        assert model_in(data, is_required=False) is None
+
+
+def test_a_body_that_is_nested_beyond_reason_is_refused_and_not_a_crash() -> None:
+    deep = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    with pytest.raises(BadRequest):
+        model_in(deep, is_required=True)
+    assert model_in(deep, is_required=False) is None
