@@ -93,7 +93,7 @@ class _Wanted(msgspec.Struct):
 def _wanted(body: bytes) -> _Wanted:
     try:
         return msgspec.json.decode(body or b"{}", type=_Wanted)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The request's body is not as the model repository extension has it: {error}.") from error
 
 
