@@ -11,7 +11,7 @@
     authorize     may they, before they are charged
     in_flight     a lease, which goes back if a bucket refuses
     throttle      charged before plugins may spend anything
-    [plugins]     the route's
+    [plugins]     the route's; behind any plugins, `checked`: the fields that they leave must be fields
     bound         how large a body may be, before anybody reads it
     stick         a session decides the version, so it comes before split
     split         the version, and with it the pool
@@ -40,6 +40,7 @@ from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
 from gateway.edge.authenticate import Authenticate, Public
 from gateway.edge.authorize import Authorize
+from gateway.edge.checked import Checked
 from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.hashkey import key_of
@@ -177,6 +178,8 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
 
 def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:
     """`plugins` around `app`: the first named is the first to see a request."""
+    if plugins:
+        app = Checked(app)
     for settings in reversed(plugins):
         app = plugin.load(settings, is_global=is_global)(app)
     return app

@@ -50,6 +50,15 @@ class InjectsAlways(Raises):
         await self.app(scope, receive, send)
 
 
+class Smuggles(Raises):
+    """Copies what a client said into a field, as it is."""
+
+    async def __call__(self, scope, receive, send):
+        said = bytes.fromhex(scope["query_string"].decode())
+        scope["headers"] = [*scope["headers"], (b"x-said", said)]
+        await self.app(scope, receive, send)
+
+
 class BreaksOff(Raises):
     """Raises when a part of the answer has gone out."""
 
@@ -103,7 +112,7 @@ class Answers(Raises):
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 NAMES = ["Raises", "Exits", "Injects", "InjectsAlways", "BreaksOff", "Silent", "Mute", "Lies", "Cancels", "Refuses",
-         "Answers"]  # fmt: skip
+         "Answers", "Smuggles"]  # fmt: skip
 
 
 class Counter:
@@ -223,6 +232,18 @@ def test_a_plugins_mistake_is_500_for_its_own_request_and_nobody_elses(
     assert client.get("/models/plain/x").status_code == 200, "on the same connection"
     assert serves_on(gateway)
     assert [w["pid"] for w in gateway.status()["workers"]] == [w["pid"] for w in workers]
+
+
+@pytest.mark.parametrize(
+    "said", ["1\r\nx-admin: 1", "1\r\n\r\nGET /admin HTTP/1.1\r\nhost: a", "1\n2", "1\r2", "1\x002", "1\x7f"]
+)
+def test_a_plugin_cannot_be_made_to_write_a_second_field_or_request_to_the_model_server(
+    client: httpx2.Client, counter: Counter, said: str
+) -> None:
+    before = counter.count
+    answer = client.get(f"/models/smuggles/x?{said.encode().hex()}")
+    assert (answer.status_code, counter.count) == (500, before)
+    assert client.get(f"/models/smuggles/x?{b'fine'.hex()}").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["breaksoff", "mute", "lies", "injectsalways", "cancels"])
