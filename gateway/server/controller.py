@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from gateway import plugin
 from gateway.admin.app import make_admin
 from gateway.admin.guard import read_token
 from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Settings, UpstreamTLS
@@ -110,6 +111,8 @@ class Controller:
         """Read everything anew; -> what is wrong, empty on success. Certificates are the workers' own to read, and
         change whatever may be wrong with the rest."""
         await self._look_at_certificates()
+        with contextlib.suppress(plugin.PluginError):  # whoever names a module there is told more
+            plugin.make_importable(self.office.config.absolute().parent)  # the folder may be new
         generation = self.reloader.published.generation
         problems = await self.reloader.reload(is_forced=is_forced)
         if self.reloader.published.generation == generation:
@@ -150,9 +153,6 @@ class Controller:
         yield self.office.config.resolve().parent / "plugins"
         for tls in _proofs(settings):
             yield from tls.files
-        for model in settings.models.values():
-            if model.upstream_auth is not None and model.upstream_auth.value_file is not None:
-                yield model.upstream_auth.value_file
         for model in settings.models.values():
             if model.upstream_auth is not None and model.upstream_auth.value_file is not None:
                 yield model.upstream_auth.value_file

@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 
+from gateway import plugin
 from gateway.app import compile_snapshot, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
@@ -152,6 +153,7 @@ class Worker:
                 published = publish.read(self.place.state_dir)
                 if published.generation > self.published.generation:
                     settings = published.read_settings()
+                    plugin.make_importable(Path(published.folder))  # it may be new
                     self._take(published, settings)
                     self.published, self.settings = published, settings
                     self.row[LOADED] = published.generation
