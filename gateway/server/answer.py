@@ -266,6 +266,6 @@ def _cleaned(headers: list[Header]) -> list[Header]:
 
 
 def _length(value: bytes) -> int:
-    if not value.isdigit():
+    if not value.isdigit() and not value.strip(b" \t").isdigit():
         raise RuntimeError("the answer's Content-Length is not a number")
     return int(value)

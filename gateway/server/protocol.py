@@ -50,9 +50,8 @@ class EdgeProtocol(asyncio.Protocol):
 
     __slots__ = (
         "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_ending",
-        "is_head_done", "is_lingering", "is_paused", "limits", "loop", "parser", "pipeline", "refusal", "scheme",
-        "server", "state",
-        "target", "transport", "unfruitful", "write_waiters",
+        "is_head_done", "is_lingering", "is_padded", "is_paused", "limits", "loop", "parser", "pipeline", "refusal",
+        "scheme", "server", "state", "target", "transport", "unfruitful", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -73,6 +72,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_lingering = False
         self.backlog = 0  # bytes the client had yet to take when it was last looked at
         self.is_head_done = False
+        self.is_padded = False  # values may have whitespace behind them, which llhttp leaves there
         self.fed = 0  # bytes of the head
         self.unfruitful = 0  # bytes since there was a body's byte among them: chunks' frames, trailers
         self.refusal: GatewayError | None = None
@@ -109,6 +109,8 @@ class EdgeProtocol(asyncio.Protocol):
         if self.fed == 0 and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
+        if self.fed != len(data) or b" \r\n" in data or b"\t\r\n" in data:
+            self.is_padded = True
         self._feed(data)
         if not self.is_head_done and self.fed > self.limits.header_bytes + self.limits.target_bytes:
             self._refuse(HeadersTooLarge())
@@ -116,6 +118,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _body_received(self, data: bytes) -> None:
         latest = self._latest()
         before = latest.exchange.bytes_in
+        self.is_padded = True  # nobody looks at a head that comes behind a body
         self._feed(data)
         if latest.is_body_done or latest.exchange.bytes_in != before:
             self.unfruitful = 0
@@ -182,6 +185,8 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.is_head_done = True
+        if self.is_padded:  # RFC 9110, 5.5: it is no part of the value
+            self.headers[:] = [(name, value.rstrip(b" \t")) for name, value in self.headers]
         self._check_size()
         parser = self.parser
         version, method = parser.get_http_version(), _METHODS[parser.get_method()]

@@ -93,6 +93,13 @@ def test_a_key_is_taken_from_any_of_three_fields_and_goes_no_further(
     assert request.get("x-kept") == "1"
 
 
+@pytest.mark.parametrize("field", ["Authorization: Bearer", "X-API-Key:"])
+def test_a_key_with_whitespace_behind_it_is_the_key(gateway: Gateway, field: str) -> None:
+    with gateway.raw() as client:
+        client.send(f"GET /models/keyed/x HTTP/1.1\r\nHost: a\r\n{field} {gateway.key} \t\r\n\r\n".encode())
+        assert client.read_response().status == 200
+
+
 def test_without_credentials_the_answer_asks_for_them_and_no_more(gateway: Gateway) -> None:
     answer = ask(gateway, "keyed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_credentials")

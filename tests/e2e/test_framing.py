@@ -16,6 +16,7 @@ ANSWERS = {
     "/m/chunked": CHUNKED + b"\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
     "/m/trailers": CHUNKED + b"trailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n",
     "/m/empty": response(b""),
+    "/m/padded": b"HTTP/1.1 200 OK\r\ncontent-length: \t5 \r\n\r\nhello",
     "/m/204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "/m/304": b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: x\r\n\r\n",
     "/m/no-reason": b"HTTP/1.1 200 \r\ncontent-length: 5\r\n\r\nhello",
@@ -228,6 +229,31 @@ def test_a_body_that_comes_in_chunks_over_time_goes_upstream_in_chunks(client: W
     assert client.read_response().body == b"abcde"
     seen = upstream.requests[-1]
     assert (seen.get("transfer-encoding"), seen.get("content-length"), seen.trailers) == ("chunked", None, [])
+
+
+@pytest.mark.parametrize("is_dripped", [False, True])
+def test_whitespace_around_a_value_is_no_part_of_it(client: Wire, upstream: RawUpstream, is_dripped: bool) -> None:
+    """RFC 9110, 5.5."""
+    head = (
+        b"POST /m/echo HTTP/1.1\r\nHost: a \t\r\nX-Kept:\t1 \r\nTransfer-Encoding: chunked \r\nConnection: X-Gone \r\n"
+        b"X-Gone: 1\r\nExpect: 100-continue \r\nX-Empty: \t \r\n\r\n"
+    )
+    if is_dripped:
+        client.drip(head, every=0.001, size=7)
+    else:
+        client.send(head)
+    assert client.read_response().status == 100
+    client.send(b"5\r\nhello\r\n0\r\n\r\n")
+    assert client.read_response().body == b"hello"
+    request = upstream.requests[-1]
+    fields = dict(request.fields)
+    assert (fields[b"x-kept"], fields[b"x-empty"], fields[b"x-forwarded-host"]) == (b"1", b"", b"a")
+    assert b"x-gone" not in fields
+
+
+def test_a_padded_length_of_an_answer_is_a_length(client: Wire) -> None:
+    for _ in range(2):
+        assert get(client, "/m/padded").body == b"hello"
 
 
 def test_a_head_that_comes_byte_by_byte_is_a_request(client: Wire) -> None:
