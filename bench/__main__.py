@@ -85,7 +85,7 @@ class Bench:
                 _say(f"{name}: skipped: {missing}")
             self.absent.add(name)
             return False
-        if key not in self.audits and not contestant.count("model_count"):
+        if key not in self.audits and not contestant.count("key_count"):
             _say(f"checking that {key} does what it is said to do ...")
             with ended(site.start_upstream(place)):
                 self.audits[key] = audit(contestant, place)

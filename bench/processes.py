@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; the kernel keeps the sum of user and system exact to one
+# The kernel ends what we start if we are killed outright.
+_TETHER = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 class Failed(Exception):
@@ -32,7 +35,7 @@ class Running:
         self.began = time.monotonic()
         with (folder / "stdout").open("ab") as out, (folder / "stderr").open("ab") as err:
             self.process = subprocess.Popen(
-                command,
+                [*_TETHER, *command],
                 cwd=folder,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -120,9 +123,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def busy_seconds() -> float:
-    """What all processors have spent on anything but waiting, since the machine started (proc(5), /proc/stat)."""
-    user, nice, system, _, _, irq, softirq, steal, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    return sum(map(int, (user, nice, system, irq, softirq, steal))) * _TICK
+    """What all processors have spent on processes since the machine started (proc(5), /proc/stat)."""
+    user, nice, system, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return (int(user) + int(nice) + int(system)) * _TICK
 
 
 def _session(pid: int) -> int:

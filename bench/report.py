@@ -35,6 +35,9 @@ def table(outcome: Outcome) -> str:
         for name in outcome.samples:
             found = figure(outcome.of(name, measure))
             lines.append(f"  {measure:<16} {name:<22} {_span(found):<30}" + _against(outcome, place, name))
+    for note in outcome.row.notes:
+        found = figure([value for name in outcome.samples for value in outcome.of(name, note)])
+        lines.append(f"  {note:<16} {'':<22} {_span(found)}")
     if outcome.others > 0.05:
         lines.append(f"  (other processes had {outcome.others:.0%} of this machine meanwhile: mind the spread)")
     return "\n".join(line.rstrip() for line in lines)

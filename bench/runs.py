@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,6 +19,7 @@ from bench.row import Run, Sample
 from bench.site import Site
 
 _MIB = 2**20
+_ALL_IN_USE = 20_000  # requests, twice as many as endpoints or keys: both take turns
 _KEPT_UP = 0.97  # of the events that were due must arrive, or it was not the contestant that was measured
 
 
@@ -134,7 +135,9 @@ class AtScale:
         count = run.started.contestant.count("model_count") or 1
         names = ["demo", *(f"model-{number}" for number in range(1, count))]
         load = Load(paths=[f"/models/{name}/v1/chat/completions" for name in names])
-        PerRequest(load)(replace(run, seconds=3))  # every endpoint has its connections, every key its principal
+        served = 0
+        while served < _ALL_IN_USE:  # then every endpoint has its connection, every key its principal
+            served += wrk.run(load, run.started, 2).requests
         cost = PerRequest(load)(run)
         memory, _ = run.started.running.memory()
         reload, cpu = self._reload(run)
@@ -160,11 +163,11 @@ class AtScale:
         raise Failed("the reload did not come into force in a minute")
 
 
-def start_streaming_upstream(site: Site) -> Running:
-    """Streams of events on the site's upstream ports."""
+def start_reading_upstream(site: Site) -> Running:
+    """Instead of nginx, which answers before it has read a body, and cannot stream."""
     ports = map(str, site.upstream_ports)
-    command = [sys.executable, "-m", "bench.upstream.sse", *ports]
-    running = Running("the streaming upstream", command, site.folder, {"PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "-m", "bench.upstream.server", *ports]
+    running = Running("the reading upstream", command, site.folder, {"PYTHONPATH": str(ROOT)})
     running.wait_for_port(site.upstream_ports[1])
     return running
 

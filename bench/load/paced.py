@@ -23,6 +23,7 @@ import uvloop
 
 _BODY = b'{"model":"demo","messages":[{"role":"user","content":"hi there"}],"temperature":0.7,"max_tokens":64}'
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 _WARM_SECONDS = 0.5  # before the first latency that counts
 
 
@@ -32,29 +33,32 @@ class _Interval(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("every_s", "every_ns", "first_s", "first_ns")]
 
 
-def ticker(rate: float) -> int:
-    """A descriptor that is readable `rate` times a second. Raises OSError."""
+def ticker(first: int, interval: int) -> int:
+    """A descriptor that is readable from `first` (monotonic) every `interval`, both in nanoseconds. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-    nanoseconds = round(1e9 / rate)
-    interval = _Interval(*divmod(nanoseconds, 10**9), *divmod(nanoseconds, 10**9))
-    if descriptor < 0 or libc.timerfd_settime(descriptor, 0, ctypes.byref(interval), None):
+    times = _Interval(*divmod(interval, 10**9), *divmod(first, 10**9))
+    if descriptor < 0 or libc.timerfd_settime(descriptor, _ABSOLUTE, ctypes.byref(times), None):
         raise OSError(ctypes.get_errno(), "no timerfd")
     return int(descriptor)
 
 
 class Pacer:
-    """The due requests, the free connections, the latencies."""
+    """The due requests, the free connections, the latencies. Times are monotonic nanoseconds."""
 
     def __init__(self, rate: float) -> None:
-        self.descriptor = ticker(rate)
-        self.interval = 1 / rate
-        self.next_due = time.monotonic() + self.interval
-        self.due: deque[float] = deque()
+        self.interval = round(1e9 / rate)
+        self.next_due = 0
+        self.descriptor = -1
+        self.due: deque[int] = deque()
         self.free: deque[Connection] = deque()
-        self.latencies: list[float] = []
+        self.latencies: list[int] = []
         self.failure = ""
         self.is_over = False
+
+    def start(self) -> None:
+        self.next_due = time.monotonic_ns() + 10**7
+        self.descriptor = ticker(self.next_due, self.interval)
 
     def tick(self) -> None:
         for _ in range(int.from_bytes(os.read(self.descriptor, 8), sys.byteorder)):
@@ -77,13 +81,13 @@ class Connection(asyncio.Protocol):
         self.pacer = pacer
         self.request = request
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.due = 0.0
+        self.due = 0
         self.answer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def begin(self, due: float) -> None:
+    def begin(self, due: int) -> None:
         self.due = due
         self.transport.write(self.request)
 
@@ -96,7 +100,7 @@ class Connection(asyncio.Protocol):
         self.answer = b""
         if not answer.startswith(b"HTTP/1.1 200"):
             self.pacer.failure = answer[:200].decode("latin-1")
-        self.pacer.latencies.append(time.monotonic() - self.due)
+        self.pacer.latencies.append(time.monotonic_ns() - self.due)
         self.pacer.done(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,8 +127,7 @@ async def run(url: str, rate: float, seconds: float, connections: int, bearers: 
             server_hostname="localhost" if tls else None,
         )
         pacer.free.append(connection)
-    os.read(pacer.descriptor, 8)  # what became due while connections were made
-    pacer.next_due = time.monotonic() + pacer.interval
+    pacer.start()
     loop.add_reader(pacer.descriptor, pacer.tick)
     await asyncio.sleep(_WARM_SECONDS)
     pacer.latencies.clear()
@@ -142,7 +145,7 @@ def main(url: str, rate: str, seconds: str, connections: str, bearers: str, cert
         sys.exit(pacer.failure or "no answer at all")
     found = sorted(pacer.latencies)
     count = len(found)
-    p50, p99 = (found[min(count - 1, count * share // 100)] * 1e6 for share in (50, 99))
+    p50, p99 = (found[min(count - 1, count * share // 100)] / 1e3 for share in (50, 99))
     print(json.dumps({"requests": count, "p50": p50, "p99": p99, "behind": len(pacer.due)}))
 
 

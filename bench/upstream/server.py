@@ -1,6 +1,9 @@
-"""A model server that streams: every request is answered with an endless stream of events (OpenAI's form, chunked).
+"""A model server that reads what it is sent, and streams if it is asked to. Its CPU is never counted.
 
-usage: python -m bench.upstream.sse PORT...        `?rate=N` in a target: events a second; 0: one, and then silence
+usage: python -m bench.upstream.server PORT...
+
+Without `?rate=` in its target, a request is answered when all of it has arrived. With it, at once, by an endless stream
+of events (OpenAI's form, chunked), so many a second; 0 is one event, and then silence.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ from typing import cast
 
 import uvloop
 
+_ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n{"object":"list","n":10}'
 _HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
@@ -21,16 +25,18 @@ _EVENT = (
 )
 _CHUNK = b"%x\r\n%b\r\n" % (len(_EVENT), _EVENT)
 _RATE = re.compile(rb"[?&]rate=(\d+)")
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
-class Stream(asyncio.Protocol):
-    """A connection, and the one stream on it."""
+class Server(asyncio.Protocol):
+    """A connection: requests one after another, until one asks for a stream."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.received = b""
-        self.is_started = False
+        self.head = b""
+        self.awaited = 0  # bytes of the request's body that are still to come
+        self.is_streaming = False
         self.is_closed = False
         self.interval = 0.0
         self.due = 0.0
@@ -39,26 +45,43 @@ class Stream(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_started:
+        if self.is_streaming:
             return  # the rest of the request
-        self.received += data
-        if b"\r\n\r\n" not in self.received:
+        if self.awaited:
+            self._on_body(len(data))
             return
-        self.is_started = True
-        found = _RATE.search(self.received.split(b"\r\n", 1)[0])
-        rate = int(found[1]) if found else 0
+        self.head += data
+        head, end, body = self.head.partition(b"\r\n\r\n")
+        if not end:
+            return
+        self.head = b""
+        asked = _RATE.search(head.split(b"\r\n", 1)[0])
+        if asked:
+            self._stream(int(asked[1]))
+            return
+        length = _LENGTH.search(head)
+        self.awaited = int(length[1]) if length else 0
+        self._on_body(len(body))
+
+    def _on_body(self, size: int) -> None:
+        self.awaited -= size
+        if self.awaited <= 0:
+            self.transport.write(_ANSWER)
+
+    def _stream(self, rate: int) -> None:
+        self.is_streaming = True
         self.transport.write(_HEAD + _CHUNK)
         if rate:
             self.interval = 1 / rate
             self.due = self.loop.time() + random.random() * self.interval  # streams are not in step
-            self.loop.call_at(self.due, self.tick)
+            self.loop.call_at(self.due, self._tick)
 
-    def tick(self) -> None:
+    def _tick(self) -> None:
         if self.is_closed:
             return
         self.transport.write(_CHUNK)
         self.due += self.interval
-        self.loop.call_at(self.due, self.tick)
+        self.loop.call_at(self.due, self._tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
@@ -66,7 +89,7 @@ class Stream(asyncio.Protocol):
 
 async def main(ports: list[int]) -> None:
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(Stream, "127.0.0.1", port, backlog=4096) for port in ports]
+    servers = [await loop.create_server(Server, "127.0.0.1", port, backlog=4096) for port in ports]
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
