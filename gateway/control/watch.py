@@ -35,37 +35,50 @@ def _inside(path: Path) -> list[Path]:
         return []
 
 
-async def watch(
-    paths: Callable[[], Iterable[Path]],
-    on_change: Callable[[], Awaitable[object]],
-    at_start: Callable[[], Awaitable[object]] | None = None,
-) -> None:
-    """Call `on_change` whenever one of `paths()` changed and is still again, or will not be still; never returns.
-    `at_start` is called first: nothing that changes after it has looked is missed.
+class Watcher:
+    """Calls `on_change` whenever one of `paths()` has changed and is still again, or will not be still.
 
     Polling, not inotify: it sees a ConfigMap's swapped symlink, a network folder and a file that was not there before,
     and a few hundred `stat` a second are nothing beside the workers.
     """
-    seen = await asyncio.to_thread(stamp, paths())
-    if at_start is not None:
-        await _do(at_start)
-    while True:
-        await asyncio.sleep(_POLL_SECONDS)
-        now = await asyncio.to_thread(stamp, paths())
-        if now == seen:
-            continue
+
+    def __init__(self, paths: Callable[[], Iterable[Path]], on_change: Callable[[], Awaitable[object]]) -> None:
+        self.paths = paths
+        self.on_change = on_change
+        self.seen: Stamp = ()
+
+    async def mark(self) -> None:
+        """All is about to be read: only what changes from now on is news."""
+        self.seen = await self._look()
+
+    async def run(self) -> None:
+        """Never returns. Whoever has not marked anything hears of everything once."""
+        while True:
+            now = await self._look()
+            if now != self.seen:
+                now = await self._settled(now)
+            if now != self.seen:  # still: somebody else may have had it read meanwhile
+                self.seen = now
+                _log.info("files changed: reloading")
+                await self._tell()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _settled(self, now: Stamp) -> Stamp:
         for _ in range(_SETTLE_TIMES):
             await asyncio.sleep(_SETTLE_SECONDS)
-            before, now = now, await asyncio.to_thread(stamp, paths())
+            before, now = now, await self._look()
             if now == before:
                 break
-        seen = now
-        _log.info("files changed: reloading")
-        await _do(on_change)
+        return now
 
+    async def _look(self) -> Stamp:
+        return await asyncio.to_thread(stamp, list(self.paths()))
 
-async def _do(action: Callable[[], Awaitable[object]]) -> None:
-    try:
-        await action()
-    except Exception:  # a task's border: the next change must still be noticed
-        _log.exception("a change of files could not be taken over")
+    async def _tell(self) -> None:
+        try:
+            await self.on_change()
+        except Exception:  # a task's border: the next change must still be noticed
+            _log.exception("a change of files could not be taken over")
+
+    def __repr__(self) -> str:
+        return f"<Watcher of {len(self.seen)} files>"

@@ -27,7 +27,7 @@ from gateway.control.probe import Prober, Target
 from gateway.control.publish import Published
 from gateway.control.reload import Reloader
 from gateway.control.renew import Renewal
-from gateway.control.watch import watch
+from gateway.control.watch import Watcher
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
 from gateway.server.stoppable import Stoppable
@@ -74,6 +74,7 @@ class Controller:
         self.zone = office.zone
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
+        self.watcher = Watcher(self._watched, self.reload)
         self.columns = Columns(self.zone)
         self.prober = Prober(self.columns.tell)
         self.contexts = UpstreamContexts()  # for probes
@@ -102,14 +103,20 @@ class Controller:
         for end in {*self.columns.drained.values()} - {math.inf}:
             self._do(self._end_sessions(end))
         self._renew()
-        self._do(watch(self._watched, self.reload, lambda: self.reload(is_forced=not is_first)))
+        self._do(self._watch(is_first=is_first))
         await server.serve(sockets=[office.admin])
         for task in list(self.tasks):
             task.cancel()
 
+    async def _watch(self, *, is_first: bool) -> None:
+        """Notice what changes, and what has changed since it was last read."""
+        await self.reload(is_forced=not is_first)
+        await self.watcher.run()
+
     async def reload(self, *, is_forced: bool = True) -> list[str]:
         """Read everything anew; -> what is wrong, empty on success. Certificates are the workers' own to read, and
         change whatever may be wrong with the rest."""
+        await self.watcher.mark()
         await self._look_at_certificates()
         with contextlib.suppress(plugin.PluginError):  # whoever names a module there is told more
             plugin.make_importable(self.office.config.absolute().parent)  # the folder may be new

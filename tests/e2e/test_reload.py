@@ -106,7 +106,7 @@ def test_a_changed_file_is_noticed_by_every_worker_within_a_second(gateway: Gate
 def test_sighup_reloads_even_if_nothing_seems_to_have_changed(gateway: Gateway) -> None:
     before = generation(gateway)
     gateway.popen.send_signal(signal.SIGHUP)
-    until(lambda: loaded(gateway) == {before + 1}, "the next generation")
+    until(lambda: min(loaded(gateway)) > before, "the next generation")
 
 
 def test_the_command_waits_until_every_worker_serves_the_new_generation(
