@@ -4,6 +4,7 @@ from random import Random
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.snapshot import Pool, Route
 from gateway.errors import Forbidden, VersionNotFound
 from gateway.model import Exchange
 
@@ -28,5 +29,18 @@ class ChooseVersion:
             pool = route.pools.get(version)
             if pool is None:
                 raise VersionNotFound(f"The model {route.name!r} has no version {version[:200]!r}.")
+            if exchange.version is None and not pool.candidates():
+                pool = self._elsewhere(route, exchange) or pool
             exchange.pool = pool
         await self.app(scope, receive, send)
+
+    def _elsewhere(self, route: Route, exchange: Exchange) -> Pool | None:
+        """An arm that is drained or down gives its share to the others that have one."""
+        allowed = exchange.allowed_versions
+        arms = [
+            version
+            for version in route.split.versions
+            if (allowed is None or version in allowed) and route.pools[version].candidates()
+        ]
+        version = route.split.choose(self.rng, arms) if arms else None
+        return route.pools[version] if version is not None else None

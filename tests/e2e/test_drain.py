@@ -16,7 +16,11 @@ def demos() -> Iterator[list[DemoModel]]:
 
 @pytest.fixture(scope="module")
 def gateway(demos: list[DemoModel]) -> Iterator[Gateway]:
-    models = {"demo": served([demo.url for demo in demos], sticky={"cookie": "gw", "ttl": "1h"})}
+    arms = {name: {"endpoints": [demo.url], "weight": 50} for name, demo in zip("ab", demos, strict=True)}
+    models = {
+        "demo": served([demo.url for demo in demos], sticky={"cookie": "gw", "ttl": "1h"}),
+        "arms": {"auth": [], "versions": arms},
+    }
     with Gateway(models) as gateway:
         yield gateway
 
@@ -53,3 +57,17 @@ def test_a_target_that_is_none_is_refused_in_one_line(gateway: Gateway) -> None:
     command = gateway_command("drain", "nobody")
     done = subprocess.run(command, cwd=gateway.folder, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (1, "nothing here is called nobody\n")
+
+
+def test_the_share_of_a_drained_version_goes_to_the_others(gateway: Gateway) -> None:
+    def versions(count: int) -> set[str]:
+        with gateway.client() as client:
+            answers = [client.get("/models/arms/v2/health/ready") for _ in range(count)]
+        return {f"{answer.status_code} {answer.headers.get('x-demo-model')}" for answer in answers}
+
+    assert versions(40) == {"200 demo@v1", "200 demo@v2"}
+    run_gateway("drain", "arms@a", folder=gateway.folder)
+    until(lambda: versions(5) == {"200 demo@v2"}, "the drain")
+    assert versions(20) == {"200 demo@v2"}
+    run_gateway("undrain", "arms@a", folder=gateway.folder)
+    until(lambda: "200 demo@v1" in versions(20), "its return")
