@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.demo.openai import OpenAI
+from gateway.demo.serving import Serving
 from gateway.demo.tensors import Tensors
 from gateway.demo.wire import Demo, Refused, as_json
 
@@ -61,24 +62,30 @@ class Signature:
             return
 
 
-def build(demo: Demo) -> Starlette:
+def build(demo: Demo, serving: Serving | None = None) -> Starlette:
+    """With `serving`, its completions come before those that repeat what they were told."""
+    timed = serving.routes() if serving is not None else []
     return Starlette(
-        routes=[*OpenAI(demo).routes(), *Tensors(demo).routes(), Route("/{path:path}", _echo, methods=_METHODS)],
+        routes=[
+            *timed,
+            *OpenAI(demo).routes(),
+            *Tensors(demo).routes(),
+            Route("/{path:path}", _echo, methods=_METHODS),
+        ],
         middleware=[Middleware(Signature, name=str(demo))],
         exception_handlers={HTTPException: _refuse},
     )
 
 
-def run(name: str, version: str, host: str, port: int, delay: float = 0.0) -> None:
+def run(demo: Demo, host: str, port: int, serving: Serving | None = None) -> None:
     """Serve until SIGINT or SIGTERM; streams open then have two seconds to end. Says where it is, on standard output.
 
-    Port 0 lets the system choose; `delay` is seconds before each streamed chunk. Raises OSError if the port is taken.
+    Port 0 lets the system choose. Raises OSError if the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=1024)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))  # uvicorn puts its own in place, and raises again at its end
-    demo = Demo(name, version, delay)
     print(f"{demo} on http://{host}:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(build(demo), log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(build(demo, serving), log_level="error", access_log=False, timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listener])

@@ -62,7 +62,7 @@ class ChatRequest(Generation, kw_only=True):
 
 
 class CompletionRequest(Generation, kw_only=True):
-    prompt: str | list[str]
+    prompt: str | list[str | int]  # texts, or the tokens of one
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
@@ -112,7 +112,7 @@ class OpenAI:
 
     async def complete(self, request: Request) -> Response:
         call = await read(request, CompletionRequest)
-        prompt = call.prompt if isinstance(call.prompt, str) else " ".join(call.prompt)
+        prompt = call.prompt if isinstance(call.prompt, str) else " ".join(map(str, call.prompt))
         answer = self.generate(call, f"{self.demo} continues: {prompt}", prompt)
         head = self._head("cmpl-", call.model) | {"object": "text_completion"}
         if call.stream:

@@ -177,12 +177,26 @@ def temporary_folder(prefix: str) -> Path:
 
 
 class DemoModel(Process):
-    """What `gateway demo-model` runs, on a port of the system's choice. `delay`: seconds before a streamed chunk."""
+    """What `gateway demo-model` runs, on a port of the system's choice. `delay`: seconds before a streamed chunk;
+    `engine`: takes the time of this GPU, `speed` times as fast."""
 
-    def __init__(self, name: str = "demo", version: str = "v1", *, port: int = 0, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str = "demo",
+        version: str = "v1",
+        *,
+        port: int = 0,
+        delay: float = 0.0,
+        engine: str = "",
+        speed: float = 1.0,
+    ) -> None:
         self.folder = temporary_folder("demo-model-")
         # Not through the command: that would import all of the gateway, four times the work of starting this.
-        code = f"from gateway.demo.app import run; run({name!r}, {version!r}, '127.0.0.1', {port}, {delay})"
+        serving = f", Serving(demo, PROFILES[{engine!r}], speed={speed})" if engine else ""
+        code = (
+            "from gateway.demo.app import Demo, Serving, run; from gateway.demo.engine import PROFILES; "
+            f"demo = Demo({name!r}, {version!r}, {delay}); run(demo, '127.0.0.1', {port}{serving})"
+        )
         super().__init__("demo-model", [sys.executable, "-c", code], self.folder)
         self.url = until(self._announced, "the demo model's start")
         self.port = int(self.url.rpartition(":")[2])
