@@ -34,6 +34,7 @@ from gateway.config.settings import HeaderSettings, HstsSettings, ModelSettings,
 from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.dispatch import Directory
+from gateway.core.outcome import Watcher
 from gateway.core.pick import make as make_policy
 from gateway.core.snapshot import Pool, Route, Snapshot
 from gateway.core.split import Split
@@ -131,7 +132,8 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     tls = arm.upstream_tls or model.upstream_tls
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
     policy = make_policy(arm.balance or model.balance, endpoints)
-    return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version)
+    watchers = (policy,) if isinstance(policy, Watcher) else ()
+    return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version, watchers)
 
 
 def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory) -> ASGIApp:

@@ -9,6 +9,7 @@ from gateway.core.access import Access
 from gateway.core.dispatch import Directory
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import OpenList
+from gateway.core.outcome import Watcher
 from gateway.core.split import Split
 
 ENDPOINTS = 16_384  # that one machine's zone has cells for; a configuration with more is refused
@@ -34,6 +35,7 @@ class Pool:
     policy: Policy
     served_model: str  # what the upstream calls the model
     served_version: str | None  # what it calls the version; None: as the client says
+    watchers: tuple[Watcher, ...] = ()  # told of every attempt: see `core/outcome.py`
     _open: OpenList = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,164 @@
+"""One request on its way upstream: a single attempt at one endpoint, and the answer passed on as it arrives."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
+from typing import NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.config.settings import Timeouts
+from gateway.core.endpoint import Endpoint
+from gateway.core.headers import HOP_BY_HOP, get_all, nominated
+from gateway.core.retry import asked_pause
+from gateway.errors import ClientLeft, GatewayError
+from gateway.model import Exchange, Header
+from gateway.upstream.connection import Connection
+from gateway.upstream.connections import Connections
+from gateway.upstream.reply import Reply
+from gateway.upstream.request import UNKNOWN_LENGTH, compose
+from gateway.upstream.watch import Watch
+
+_NOT_PASSED_BACK = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
+_VIA = (b"via", b"1.1 gateway")
+
+
+class Means(NamedTuple):
+    """What a route's calls go upstream with."""
+
+    connections: Callable[[Endpoint], Connections]
+    timeouts: Timeouts
+    is_host_kept: bool
+    loop: asyncio.AbstractEventLoop
+
+
+class Call:
+    """One request on its way: what every attempt at it shares."""
+
+    __slots__ = (
+        "body", "exchange", "is_fresh", "is_head", "is_sent", "is_whole", "means", "receive", "scope", "send",
+        "stale", "total", "tried", "watch",
+    )  # fmt: skip
+
+    def __init__(
+        self, means: Means, scope: Scope, receive: Receive, send: Send, body: bytes, *, is_whole: bool
+    ) -> None:
+        self.means = means
+        self.scope = scope
+        self.exchange: Exchange = scope["exchange"]
+        self.receive = receive
+        self.send = send
+        self.body = body
+        self.is_whole = is_whole  # `body` is all of it, so that another attempt can send it again
+        self.is_head = scope["method"] == "HEAD"
+        self.is_sent = is_whole
+        self.total = monotonic() + means.timeouts.total  # when all must be over
+        self.tried: list[Endpoint] = []  # that failed it
+        self.stale = 0  # kept-alive connections that had ended
+        self.is_fresh = False  # only a new connection will do
+        self.watch: Watch | None = None  # of the present attempt, where somebody watches
+
+    async def attempt(self, endpoint: Endpoint) -> None:
+        """Send the request to `endpoint` and its answer to the client. Raises GatewayError."""
+        means, exchange = self.means, self.exchange
+        connections = means.connections(endpoint)
+        # A body that cannot be sent twice never goes over a kept-alive connection, which may prove stale.
+        connection = connections.take() if self.is_whole and not self.is_fresh else None
+        if connection is None:
+            connection = await connections.open(means.timeouts.connect)
+        upload: asyncio.Task[None] | None = None
+        try:
+            if exchange.departed:
+                raise ClientLeft
+            exchange.on_leave = connection.cancel
+            began = monotonic()
+            connection.begin(self._request(connections), is_head=self.is_head)
+            if self.is_whole:
+                reply = await connection.head(min(began + means.timeouts.first_byte, self.total))
+            else:
+                upload = means.loop.create_task(self._upload(connection))
+                reply = await connection.head(self.total)
+            now = monotonic()
+            endpoint.observe(now - began, now)
+            if self.watch is not None:
+                pause = asked_pause(reply.fields.get(b"retry-after"), time()) if reply.status >= 400 else 0.0
+                self.watch.first_byte(reply.status, pause, now - began, now)
+            await self._pass_on(connection, reply)
+        finally:
+            exchange.on_leave = None
+            if upload is not None:
+                upload.cancel()
+            connections.give_back(connection, is_sent=self.is_sent)
+
+    def _request(self, connections: Connections) -> bytes:
+        length = len(self.body) if self.is_whole else self._declared()
+        head = compose(self.scope, self.exchange, connections, length, is_host_kept=self.means.is_host_kept)
+        if self.is_whole or length != UNKNOWN_LENGTH:
+            return head + self.body
+        return head + _chunk(self.body)
+
+    def _declared(self) -> int:
+        for name, value in self.scope["headers"]:
+            if name == b"content-length":
+                return int(value)
+        return UNKNOWN_LENGTH
+
+    async def _upload(self, connection: Connection) -> None:
+        """Send the rest of the body as it comes from the client."""
+        is_chunked = self._declared() == UNKNOWN_LENGTH
+        timeouts = self.means.timeouts
+        try:
+            while True:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    connection.fail(ClientLeft())
+                    return
+                body: bytes = message.get("body", b"")
+                if body:
+                    await connection.write(_chunk(body) if is_chunked else body, timeouts.idle)
+                if not message.get("more_body", False):
+                    break
+        except GatewayError as error:
+            connection.fail(error)
+            return
+        if is_chunked:
+            await connection.write(b"0\r\n\r\n", timeouts.idle)
+        self.is_sent = True
+        if not connection.reply.is_head_done:
+            connection.deadline = min(monotonic() + timeouts.first_byte, self.total)
+
+    async def _pass_on(self, connection: Connection, reply: Reply) -> None:
+        """The answer, head first, then each part as it arrives."""
+        send, idle, total = self.send, self.means.timeouts.idle, self.total
+        exchange = self.exchange
+        headers = passed_back(reply)
+        headers += exchange.answer_headers
+        edits = exchange.answer_edits
+        while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
+            headers = edits.pop()(headers)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        is_waiting = not reply.chunks and not reply.is_complete and connection.error is None
+        if is_waiting and b"content-length" not in reply.fields:
+            # The first event may be long in coming. A body of known length is not, and one write takes both.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+        while True:
+            body = await connection.read(idle, total)
+            is_last = reply.is_complete and not reply.chunks
+            await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+            if is_last:
+                return
+
+
+def passed_back(reply: Reply) -> list[Header]:
+    """The answer's fields that go on to the client, and Via."""
+    headers, dropped = reply.headers, _NOT_PASSED_BACK
+    is_repeated = len(reply.fields) != len(headers)
+    if is_repeated or reply.fields.get(b"connection", b"close").lower() not in (b"keep-alive", b"close"):
+        dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
+    kept = [header for header in headers if header[0] not in dropped]
+    kept.append(_VIA)
+    return kept
+
+
+def _chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
