@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import ROOT, Gateway, served
-from tests.e2e.harness_strict import Clean, Unclean, parse
+from tests.e2e.harness_strict import Clean, Unclean, parse, smuggled
 from tests.e2e.harness_upstream import Connection, RawUpstream, response
 from tests.e2e.harness_wire import Wire
 
@@ -104,27 +104,6 @@ def by_sender(received: Iterable[bytes]) -> dict[str, list[Clean]]:
         for request in parse(data):
             found[dict(request.fields)[b"x-forwarded-for"].decode()].append(request)
     return found
-
-
-def smuggled(raw: bytes, forwarded: Sequence[Clean]) -> str:
-    """ "" if the requests that were forwarded are those that the client sent, else what is not."""
-    meant, is_whole = meant_by(raw)
-    for index, request in enumerate(forwarded):
-        if index >= len(meant) + (not is_whole):
-            return f"smuggled: {request}"
-        if index < len(meant) and (request.method, request.body) != (meant[index].method, meant[index].body):
-            return f"smuggled: {request} for {meant[index]}"
-    return ""
-
-
-def meant_by(raw: bytes) -> tuple[list[Clean], bool]:
-    """The requests that a client's bytes are, read strictly, and whether that is all that they are."""
-    for end in range(len(raw), 0, -1):
-        try:
-            return parse(raw[:end], may_extend=True), end == len(raw)
-        except Unclean:
-            continue
-    return [], False
 
 
 def test_what_reaches_the_origin_is_clean_and_is_what_each_client_sent(gateway: Gateway, origin: RawUpstream) -> None:
