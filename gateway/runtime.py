@@ -12,6 +12,7 @@ from starlette.types import Scope
 from gateway.config.settings import UpstreamTLS
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
+from gateway.core.prefixes import forget
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Refreshes
@@ -92,6 +93,7 @@ class Runtime:
         for url in self.endpoints.keys() - urls:
             endpoint = self.endpoints.pop(url)
             self.proofs.pop(endpoint, None)
+            forget(endpoint)
             connections = self.connections.pop(endpoint, None)
             if connections is not None:
                 connections.close()

@@ -159,6 +159,12 @@ class BalanceSettings(Strict):
         "consistent_hash",
         "least_response_time",
         "peak_ewma",
+        "llm",
+        "lpwl",
+        "lmetric",
+        "cache_aware",
+        "prefix_hash",
+        "sticky_until_saturated",
     ] = setting("least_connections", "The algorithm.")
     hash: HashKey = setting({"ip": True}, "What `consistent_hash` hashes.")
     method: Literal["rendezvous", "ring", "maglev"] = setting("rendezvous", "How `consistent_hash` hashes.")

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.core.work import Cells, Work
+
 # The mean lifetime of a latency sample, in seconds: Finagle's default decayTime for PeakEwma. It is both the time
 # constant of the averages and the time in which an estimate that nobody confirms falls to 1/e.
 TAU = 10.0
@@ -66,6 +68,7 @@ class Row(NamedTuple):
     in_flight: MutableSequence[int] | memoryview  # written by this worker alone
     others: Sequence[Sequence[int]] = ()  # the other workers' in-flight counts
     changes: Sequence[int] = ()  # one cell, raised by the controller after it wrote any health; () if nobody counts
+    work: Cells | None = None  # tokens and streams, for policies that read prompts
 
 
 class Endpoint:
@@ -78,7 +81,7 @@ class Endpoint:
 
     __slots__ = (
         "address", "credit", "id", "in_flight", "latency", "latency_at", "multiplier", "peak", "pending", "picked_at",
-        "rank", "row", "slot", "url", "weight",
+        "rank", "row", "slot", "url", "weight", "work",
     )  # fmt: skip
 
     def __init__(self, url: str, slot: int, row: Row, weight: float = 1.0) -> None:
@@ -95,6 +98,7 @@ class Endpoint:
         self.latency_at = 0.0  # when it was last updated
         self.peak = 0.0  # the same, jumping up to each worst case; 0.0: no sample yet
         self.rank = -inf  # what least_response_time compares; -inf: no sample yet
+        self.work = Work(slot, row.work)
         self.credit = 0.0  # what round robin owes it
         self.picked_at = -inf  # when round robin last chose it
         self.multiplier = float(2**24 + (int.from_bytes(digest, "big") >> 12) * 2.0**-28)  # see pick/rendezvous.py

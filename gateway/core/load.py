@@ -45,6 +45,8 @@ class OpenList:
                 up.append(endpoint)
             elif health is Health.CHECKING:
                 checking.append(endpoint)
+            if health is not Health.UP and health is not Health.DRAINING and endpoint.work.prefixes is not None:
+                endpoint.work.prefixes.forget(endpoint)  # it may have restarted
         # An equal tuple keeps its identity: policies cache by it, and most changes concern other pools.
         self._up = self._up if self._up == tuple(up) else tuple(up)
         self._checking = self._checking if self._checking == tuple(checking) else tuple(checking)
@@ -71,4 +73,21 @@ class Loads:
     def refresh(self, now: float) -> None:
         for endpoint in self._endpoints:
             endpoint.pending = endpoint.load
+        self.due = now + self._pause
+
+
+class Works:
+    """Keeps `Work.pending` and `.running` of one pool near the sums over all workers, in the same way."""
+
+    __slots__ = ("_pause", "_works", "due")
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self._works = tuple(endpoint.work for endpoint in endpoints)
+        cells = sum(work.cells_read for work in self._works)
+        self._pause = max(FRESH, cells * CELL)
+        self.due = -inf if cells else inf
+
+    def refresh(self, now: float) -> None:
+        for work in self._works:
+            work.refresh()
         self.due = now + self._pause

@@ -10,7 +10,9 @@ from gateway.core.dispatch import Directory
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import OpenList
 from gateway.core.outcome import Watcher
+from gateway.core.prompt import Prompt
 from gateway.core.split import Split
+from gateway.core.work import Stream
 
 ENDPOINTS = 16_384  # that one machine's zone has cells for; a configuration with more is refused
 
@@ -22,6 +24,18 @@ class Policy(Protocol):
 
     def pick(self, candidates: Sequence[Endpoint], key: bytes, now: float, rng: Random) -> Endpoint:
         """Choose among `candidates` (never empty, a subset of the pool's endpoints). `key` is what a hash hashes."""
+        ...
+
+
+class PromptPolicy(Policy, Protocol):
+    """A policy that reads prompts; `pick` is for what has none. See `pick/prompted.py`."""
+
+    def choose(self, candidates: Sequence[Endpoint], prompt: Prompt, now: float, rng: Random) -> Endpoint:
+        """As `pick`, by what the request is."""
+        ...
+
+    def begin(self, endpoint: Endpoint, prompt: Prompt, now: float) -> Stream:
+        """The prompt is sent to `endpoint` now, whoever chose it. What becomes of it, the stream must be told."""
         ...
 
 

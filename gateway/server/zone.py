@@ -8,11 +8,12 @@ eight bytes are written by one store. The token buckets behind the arrays take b
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from gateway.core.endpoint import Row
 from gateway.core.snapshot import ENDPOINTS
+from gateway.core.work import Cells
 from gateway.stores.leases import SharedLeases, size_of
 
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
@@ -32,9 +33,11 @@ _OWNERS = 8 * ENDPOINTS
 _DRAINS = 8 * ENDPOINTS
 _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
-_FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _IN_FLIGHT + _LATENCY
+_PENDING = 8 * WORKERS * ENDPOINTS
+_RUNNING = 4 * WORKERS * ENDPOINTS
+_FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING
 _LEASES = size_of()
-_LAYOUT: Final = 2  # raised with every change of where things are
+_LAYOUT: Final = 3  # raised with every change of where things are
 
 
 def wanted_bit(index: int) -> int:
@@ -68,6 +71,10 @@ class Zone:
         self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         latencies = cut(_LATENCY).cast("f")
         self.latency = [latencies[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, seconds
+        tokens = cut(_PENDING).cast("q")
+        self.pending = [tokens[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
+        streams = cut(_RUNNING).cast("i")
+        self.running = [streams[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         self.leases_at = _FIXED
         self.leases = view[_FIXED : _FIXED + _LEASES]
         self.buckets_at = _FIXED + _LEASES
@@ -95,14 +102,22 @@ class Zone:
 
     def row(self, worker: int, slots: Iterable[int]) -> Row:
         """The cells of one of the workers in `slots`."""
-        others: Sequence[Sequence[int]] = [self.in_flight[i] for i in slots if i != worker]
+        others = [i for i in slots if i != worker]
         changes = self.header[HEALTH_CHANGES : HEALTH_CHANGES + 1]
-        return Row(self.health, self.in_flight[worker], others, changes)
+        work = Cells(
+            self.pending[worker],
+            self.running[worker],
+            [self.pending[i] for i in others],
+            [self.running[i] for i in others],
+        )
+        return Row(self.health, self.in_flight[worker], [self.in_flight[i] for i in others], changes, work)
 
     def reclaim(self, worker: int) -> None:
         """A worker died: what it held is free. Called by the master before it starts a successor."""
         self.in_flight[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         self.latency[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
+        self.pending[worker].cast("B")[:] = bytes(8 * ENDPOINTS)
+        self.running[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         SharedLeases(self.leases, self.fd, self.leases_at).forget(worker)
         self.workers[worker][PID] = 0
 

@@ -12,9 +12,12 @@ from gateway.core.pick.connections import LeastConnections, TwoChoices, Weighted
 from gateway.core.pick.dice import RandomChoice
 from gateway.core.pick.hashing import consistent_hash
 from gateway.core.pick.latency import LeastResponseTime, PeakEwma
+from gateway.core.pick.llm import Llm
+from gateway.core.pick.prefill import LeastPrefill, LMetric, StickyUntilSaturated
+from gateway.core.pick.prefix import CacheAware, PrefixHash
 from gateway.core.pick.rendezvous import Rendezvous
 from gateway.core.pick.turns import RoundRobin
-from gateway.core.snapshot import Policy
+from gateway.core.snapshot import Policy, PromptPolicy
 
 
 class Balance(Protocol):
@@ -28,6 +31,16 @@ class Balance(Protocol):
     def bounded_load(self) -> float | None: ...
 
 
+# Those that read prompts: `snapshot.PromptPolicy`.
+PROMPTED: Mapping[str, Callable[[Sequence[Endpoint]], PromptPolicy]] = {
+    "llm": Llm,
+    "lpwl": LeastPrefill,
+    "lmetric": LMetric,
+    "cache_aware": CacheAware,
+    "prefix_hash": PrefixHash,
+    "sticky_until_saturated": StickyUntilSaturated,
+}
+
 POLICIES: Mapping[str, Callable[..., Policy]] = {
     "round_robin": RoundRobin,
     "random": RandomChoice,
@@ -40,6 +53,7 @@ POLICIES: Mapping[str, Callable[..., Policy]] = {
     "consistent_hash": consistent_hash,
     "least_response_time": LeastResponseTime,
     "peak_ewma": PeakEwma,
+    **PROMPTED,
 }
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"consistent_hash": ("method", "bounded_load")}
