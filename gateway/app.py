@@ -64,7 +64,7 @@ from gateway.upstream.forward import Forward
 def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettings | None = None) -> Starlette:
     """The app of a worker. `runtime.snapshot` is read for every request and may be replaced at any time."""
     return Starlette(
-        routes=routes_of(Listing(lambda: runtime.snapshot, runtime.keys, lambda: runtime.tokens, runtime.refresh)),
+        routes=routes_of(Listing(lambda: runtime.snapshot, lambda: runtime.means)),
         middleware=[
             Middleware(
                 Observe,
@@ -117,7 +117,7 @@ def directory_of(settings: Settings, *, is_hidden: bool = True) -> Directory:
 
 def access_of(name: str, model: ModelSettings) -> Access:
     rules = [
-        Rule(each.scope, each.claim, each.contains, frozenset(each.methods), tuple(each.versions))
+        Rule(each.scope, each.claim, each.contains, frozenset(each.methods), tuple(each.versions), each.user)
         for each in model.allow
     ]
     return Access(name, list(model.versions), rules)
@@ -166,13 +166,13 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     if crowding:
         app = InFlight(app, limits=crowding, model=name, leases=runtime.leases)
     if not model.auth:
-        return Public(app, tokens=runtime.tokens)
+        return Public(app, means=runtime.means)
     if model.pass_credentials:
         app = PassCredential(app)
     if model.hide:
         app = Admitted(app, methods=model.methods)
     app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
-    app = Authenticate(app, methods=model.auth, keys=runtime.keys, tokens=runtime.tokens, refresh=runtime.refresh)
+    app = Authenticate(app, methods=model.auth, means=runtime.means)
     if model.pass_credentials:
         app = KeepCredential(app)
     return Hide(app, others=others) if model.hide else app

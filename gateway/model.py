@@ -25,7 +25,7 @@ class Principal:
 
     id: str
     name: str
-    kind: str  # key | jwt | anonymous
+    kind: str  # key | jwt | basic | anonymous
     grants: tuple[str, ...] | None = None
     claims: Mapping[str, Any] = field(default_factory=dict)
     headers: tuple[Header, ...] = ()  # identity to send upstream

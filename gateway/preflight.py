@@ -10,9 +10,10 @@ from gateway.admin.guard import check_exposure, read_token
 from gateway.config.problems import Problem, render_key
 from gateway.config.settings import PluginSettings, Settings, UpstreamTLS
 from gateway.control.keys import load_keys
-from gateway.control.reload import key_files, revoked_tokens
+from gateway.control.reload import key_files, read_users, revoked_tokens, unusable_users
 from gateway.edge.credentials import read_credential
 from gateway.edge.tokens import Tokens
+from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError
 from gateway.tls import inspect
 from gateway.tls.client import context_of
@@ -104,9 +105,17 @@ def keys(settings: Settings) -> Iterator[Problem]:
             yield Problem(place, 0, "", message)
 
 
+def users(settings: Settings) -> Iterator[Problem]:
+    """The file of users can be used."""
+    try:
+        read_users(settings)
+    except (HtpasswdError, OSError) as error:
+        yield from unusable_users(settings, error)
+
+
 VALIDATORS = (plugins, issuers, admin, upstream_tls, upstream_auth)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 
-EVERYTHING = (*VALIDATORS, keys, issuers_keys, certificates)
+EVERYTHING = (*VALIDATORS, keys, users, issuers_keys, certificates)
 """For `gateway check`."""

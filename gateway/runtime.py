@@ -15,11 +15,12 @@ from gateway.core.endpoint import Endpoint, Row
 from gateway.core.prefixes import forget
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
-from gateway.edge.authenticate import Refreshes
+from gateway.edge.authenticate import Means, Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
+from gateway.edge.users import Users
 from gateway.errors import GatewayError
 from gateway.model import Exchange
 from gateway.stores.keys import EMPTY, LiveKeys
@@ -51,12 +52,17 @@ class Runtime:
     deadlines: Deadlines = field(default_factory=Deadlines)
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
     tokens: Tokens | None = None
+    users: Users | None = None  # None: no file of users
     failures: Failures | None = None  # None: failed attempts are not limited
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
+
+    @property
+    def means(self) -> Means:
+        return Means(self.keys, self.tokens, self.refresh, self.users)
 
     def judge(self, error: GatewayError, exchange: Exchange, scope: Scope) -> GatewayError:
         """What to answer instead of `error`: see `Failures`."""

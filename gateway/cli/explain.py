@@ -122,6 +122,7 @@ def _policies(model: ModelSettings) -> Iterator[str]:
     yield f"auth       {' or '.join(model.auth) or 'public'}"
     for each in model.allow:
         what = f"scope {each.scope}" if each.scope is not None else f"{each.claim} contains {each.contains}"
+        what = f"user {each.user}" if each.user is not None else what
         yield f"allow      {what}" + (f", {' '.join(each.methods)}" if each.methods else "")
     if model.hide:
         yield "hide       who may not call it is answered as for a model that does not exist"

@@ -291,8 +291,9 @@ class MatchSettings(Strict):
 
 
 class AllowSettings(Strict):
-    """What a token must claim: a scope, or a claim that holds a text."""
+    """What a token must claim: a scope, or a claim that holds a text. Or who it must be."""
 
+    user: Text | None = setting(None, "A user of `auth.htpasswd`.")
     scope: Text | None = setting(None, "One of the token's scopes (`scope` or `scp`).")
     claim: Text | None = setting(None, "A claim; `realm_access.roles` is `roles` inside `realm_access`.")
     contains: Text | None = setting(None, "What the claim must be, or have among its items.")
@@ -301,17 +302,20 @@ class AllowSettings(Strict):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
-        if (self.scope is None) == (self.claim is None) or (self.claim is None) != (self.contains is None):
-            raise ValueError("needs either `scope`, or `claim` and `contains`")
+        given = sum(each is not None for each in (self.scope, self.claim, self.user))
+        if given != 1 or (self.claim is None) != (self.contains is None):
+            raise ValueError("needs one of `scope`, `claim` with `contains`, `user`")
         return self
 
 
 class ModelDefaults(Strict):
     """Policies of a model; all of them may also be in `defaults`."""
 
-    auth: list[Literal["key", "jwt"]] = setting(["key"], "How callers may prove who they are; [] is public.")
+    auth: list[Literal["key", "jwt", "basic"]] = setting(["key"], "How callers may prove who they are; [] is public.")
     allow: list[AllowSettings] = setting(
-        [], "Which tokens may call it: those that meet any of these; all if empty. What a key may call, the key says."
+        [],
+        "Which tokens and users may call it: those that meet any of these; all if empty. What a key may call, the key "
+        "says.",
     )
     hide: bool = setting(False, "Answer all who may not call it as if it did not exist: 404.")
     limits: list[LimitSettings] = setting([], "How much a caller may ask for; more is 429.")

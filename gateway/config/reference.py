@@ -1,7 +1,7 @@
 """The reference of routes.yaml, made of `Settings`: tables of every key for people, a JSON Schema for editors."""
 
 import re
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -78,8 +78,8 @@ def _compound(annotation: Any, places: Places) -> str:
         return f"list of {_type(arguments[0], places)}"
     if origin is dict:
         return f"mapping of {' to '.join(_type(each, places) for each in arguments)}"
-    kept = next(each for each in arguments if each is not type(None))  # Annotated, or an alternative to None
-    return _type(kept, places) + (" or null" if type(None) in arguments else "")
+    kept = arguments[:1] if origin is Annotated else [each for each in arguments if each is not type(None)]
+    return " or ".join(_type(each, places) for each in kept) + (" or null" if type(None) in arguments else "")
 
 
 def _range(field: FieldInfo) -> str:
@@ -125,6 +125,8 @@ def _eased(node: dict[str, Any]) -> dict[str, Any]:
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             node[key] = _eased(node[key])
+    if "oneOf" in node:
+        node["anyOf"] = node.pop("oneOf")
     if "anyOf" in node:
         return node | {"anyOf": _eased_choice(node["anyOf"])}
     if _is_narrow(node):

@@ -73,11 +73,23 @@ def issuers_exist(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), message, (("auth",),))
 
 
+def users_exist(settings: Settings) -> Iterator[Finding]:
+    if settings.auth.htpasswd is not None:
+        return
+    for name, model in settings.models.items():
+        if "basic" in model.auth:
+            message = "takes passwords, but auth.htpasswd names no file of users"
+            yield Finding(("models", name, "auth"), message, (("auth",),))
+
+
 def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         at: Path = ("models", name)
-        if model.allow and "jwt" not in model.auth:
-            yield Finding((*at, "allow"), "speaks of tokens, but `auth` takes none", ((*at, "auth"),))
+        for index, rule in enumerate(model.allow):
+            needed, whom = ("basic", "a user") if rule.user is not None else ("jwt", "tokens")
+            if needed not in model.auth:
+                message = f"speaks of {whom}, but `auth` takes no {needed}"
+                yield Finding((*at, "allow", index), message, ((*at, "auth"),))
         if model.hide and not model.auth:
             yield Finding((*at, "hide"), "a public model cannot be hidden: anyone may call it", ((*at, "auth"),))
 
@@ -189,6 +201,7 @@ RULES: tuple[Rule, ...] = (
     acme_can_work,
     issuers_differ,
     issuers_exist,
+    users_exist,
     permissions_have_callers,
     credentials_go_one_way,
     names_are_claimed_once,

@@ -248,6 +248,9 @@ class AuthSettings(Strict):
 
     keys: FilePath = setting("keys.yaml", "File of API keys, hashed; `gateway keys create` writes it.")
     jwt: list[Issuer] = setting([], "Issuers whose tokens are believed.")
+    htpasswd: FilePath | None = setting(
+        None, "File of users and their passwords, hashed by bcrypt or argon2 (`htpasswd -B`); picked up live."
+    )
     failures: FailureSettings = setting({}, "How often an address may offer bad credentials.")
 
 

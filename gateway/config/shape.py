@@ -23,12 +23,13 @@ def needed(meaning: str, **rules: Any) -> Any:
 
 
 def unwrap(annotation: Any) -> Any:
-    """The type itself: without Annotated, and without None where that is the only alternative."""
+    """The type itself: without Annotated and None; of several alternatives the section, if there is one."""
     if get_origin(annotation) is Annotated:
         return unwrap(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        kept = [each for each in get_args(annotation) if each is not types.NoneType]
-        return unwrap(kept[0]) if len(kept) == 1 else annotation
+        kept = [unwrap(each) for each in get_args(annotation) if each is not types.NoneType]
+        sections = [each for each in kept if isinstance(each, type) and issubclass(each, BaseModel)]
+        return kept[0] if len(kept) == 1 else sections[0] if len(sections) == 1 else annotation
     return annotation
 
 

@@ -24,8 +24,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _path(error: ErrorDetails) -> Path:
-    loc = error["loc"]
-    return loc[:-1] if loc and loc[-1] == "[key]" else loc
+    """Without the names of alternatives, which are in brackets (`[key]` is pydantic's own)."""
+    return tuple(step for step in error["loc"] if not str(step).startswith("["))
 
 
 def _message(error: ErrorDetails) -> str:
@@ -35,7 +35,7 @@ def _message(error: ErrorDetails) -> str:
 
 
 def _unknown(error: ErrorDetails) -> str:
-    *parent, name = error["loc"]
+    *parent, name = _path(error)
     section = section_at(Settings, tuple(parent))
     return f"unknown key; {nearest(str(name), list(fields_of(section)) if section else [])}"
 

@@ -1,7 +1,7 @@
 """What the controller hands to the workers: one file, replaced whole, and a generation in the zone.
 
 The file is all that a worker needs, validated: it is read at a worker's start and when the generation has risen. It
-holds hashes of keys and public keys of issuers, no secret; it is readable by its owner only all the same.
+holds hashes of keys and of passwords, and is readable by its owner only.
 """
 
 import os
@@ -22,7 +22,7 @@ class TooManyEndpoints(ValueError):
 
 class Published(msgspec.Struct):
     """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set,
-    `revoked` the `jti` of its tokens that are refused."""
+    `revoked` the `jti` of its tokens that are refused; `users` every user the hash of his password."""
 
     generation: int
     settings: bytes  # JSON
@@ -31,6 +31,7 @@ class Published(msgspec.Struct):
     keys: bytes = b""
     jwks: dict[str, bytes] = {}
     revoked: dict[str, list[str]] = {}
+    users: dict[str, str] = {}
 
     def read_settings(self) -> Settings:
         return Settings.model_validate_json(self.settings)

@@ -16,6 +16,8 @@ from gateway.control import publish
 from gateway.control.jwks import key_of_file, load_files, read_revoked
 from gateway.control.keys import load_keys
 from gateway.control.publish import Published
+from gateway.stores import htpasswd
+from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError
 
 _log = logging.getLogger("gateway.controller")
@@ -36,6 +38,11 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         pass  # no key has been made yet
     except (KeyFileError, OSError) as error:
         problems += unusable_keys(settings, error)
+    users: dict[str, str] = {}
+    try:
+        users = read_users(settings)
+    except (HtpasswdError, OSError) as error:
+        problems += unusable_users(settings, error)
     jwks, unusable = key_files(settings, before)
     revoked, unreadable = revoked_tokens(settings)
     problems += map(marks.complete, [*unusable, *unreadable])
@@ -54,6 +61,7 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         keys=keys,
         jwks=jwks,
         revoked=revoked,
+        users=users,
     )
     return published, settings
 
@@ -64,14 +72,28 @@ def unusable_keys(settings: Settings, error: KeyFileError | OSError) -> list[Pro
     return [Problem("", 0, "", line) for line in str(error).splitlines()]
 
 
+def read_users(settings: Settings) -> dict[str, str]:
+    """The hashes of passwords, by user. Raises HtpasswdError, OSError."""
+    return htpasswd.read(settings.auth.htpasswd) if settings.auth.htpasswd is not None else {}
+
+
+def unusable_users(settings: Settings, error: HtpasswdError | OSError) -> list[Problem]:
+    if isinstance(error, OSError):
+        return [Problem("", 0, "auth.htpasswd", f"{settings.auth.htpasswd} cannot be read: {error.strerror}")]
+    lines = [line.partition(": ") for line in str(error).splitlines()]
+    return [Problem(place, 0, "", message) for place, _, message in lines]
+
+
 def renew_credentials(published: Published, settings: Settings) -> Published:
-    """`published` with the keys and revoked tokens that the files of its own `settings` hold now; a file that cannot be
-    used changes nothing."""
-    keys = published.keys
+    """`published` with the keys, users and revoked tokens that the files of its own `settings` hold now; a file that
+    cannot be used changes nothing."""
+    keys, users = published.keys, published.users
     with contextlib.suppress(KeyFileError, OSError):
         keys = load_keys(settings.auth.keys).to_wire()
+    with contextlib.suppress(HtpasswdError, OSError):
+        users = read_users(settings)
     revoked, _ = revoked_tokens(settings)
-    return replace(published, keys=keys, revoked={**published.revoked, **revoked})
+    return replace(published, keys=keys, users=users, revoked={**published.revoked, **revoked})
 
 
 def keep_running(running: Settings, settings: Settings) -> tuple[Settings, list[str]]:

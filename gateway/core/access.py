@@ -11,13 +11,20 @@ from gateway.model import Principal
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way to be allowed: the token has the scope, or the claim holds the text."""
+    """One way to be allowed: the token has the scope, or the claim holds the text; or it is the user."""
 
     scope: str | None
     claim: str | None
     contains: str | None
     methods: frozenset[str] = frozenset()  # empty: all
     versions: tuple[str, ...] = ()  # globs; empty: all
+    user: str | None = None  # instead of a token's scope or claim: who it must be
+
+    def admits(self, principal: Principal) -> bool:
+        """A user has no claims, and a token's subject is no user, whatever it is called."""
+        if self.user is not None:
+            return principal.kind == "basic" and principal.name == self.user
+        return self.is_met(principal.claims)
 
     def is_met(self, claims: Mapping[str, Any]) -> bool:
         if self.scope is not None:
@@ -38,7 +45,7 @@ class Access:
         granted = tuple(version for version in self.versions if principal.may_call(self.model, version))
         if not self.rules or principal.kind == "key" or not granted:
             return granted
-        met = [rule for rule in self.rules if _is_for(rule, method) and rule.is_met(principal.claims)]
+        met = [rule for rule in self.rules if _is_for(rule, method) and rule.admits(principal)]
         return tuple(version for version in granted if any(_covers(rule, version) for rule in met))
 
     def __repr__(self) -> str:

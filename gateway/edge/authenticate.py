@@ -4,12 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.edge.tokens import Tokens, UnknownKid
+from gateway.edge.users import PREFIX as BASIC
+from gateway.edge.users import Users
 from gateway.errors import BadRequest, StoreUnavailable, Unauthenticated
 from gateway.model import Exchange, Header, Principal
 
@@ -29,6 +32,25 @@ class Keys(Protocol):
 
 
 Refresh = Callable[[str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """By what a worker knows its callers. Without `keys` the store of keys is down, and keys are answered 503.
+
+    `tokens` belongs here even where only keys are accepted: it knows the headers that no client may set itself.
+    `refresh` asks for an issuer's keys anew and returns True if there is news (`Refreshes`).
+    """
+
+    keys: Keys | None
+    tokens: Tokens | None = None
+    refresh: Refresh | None = None
+    users: Users | None = None
+
+    @property
+    def identity_headers(self) -> frozenset[bytes]:
+        """Fields that say who is calling: the gateway sets them, and no client."""
+        return self.tokens.identity_headers if self.tokens is not None else frozenset()
 
 
 class Rejected(Unauthenticated):
@@ -63,24 +85,21 @@ class Authenticate:
         app: ASGIApp,
         *,
         methods: Sequence[str],
-        keys: Keys | None,
-        tokens: Tokens | None = None,
-        refresh: Refresh | None = None,
+        means: Means,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`methods` is any of `key`, `jwt`. Without `keys` the store of keys is down, and keys are answered 503.
-
-        `tokens` belongs here even where only keys are accepted: it knows the headers that no client may set itself.
-        `refresh` asks for an issuer's keys anew and returns True if there is news (`Refreshes`). `clock` gives seconds
-        since the epoch.
-        """
+        """`methods` is any of `key`, `jwt`, `basic`. `clock` gives seconds since the epoch."""
         self.app = app
         self._accepts_keys = "key" in methods
-        self._keys = keys
-        self._tokens = tokens if "jwt" in methods else None
-        self._refresh = refresh
+        self._keys = means.keys
+        self._tokens = means.tokens if "jwt" in methods else None
+        self._refresh = means.refresh
+        self._users = means.users if "basic" in methods else None
         self._clock = clock
-        self._names = _Names(tokens.identity_headers if tokens is not None else ())
+        self._names = _Names(means.identity_headers)
+        bearer, basic = b'Bearer realm="' + REALM + b'"', b'Basic realm="' + REALM + b'", charset="UTF-8"'
+        # RFC 7617, 2.1: UTF-8 is what names and passwords are in.
+        self._challenges = [bearer] * (set(methods) != {"basic"}) + [basic] * (self._users is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
@@ -96,39 +115,60 @@ class Authenticate:
                 offered.append(header)
             elif self._names.may_pass(name):
                 kept.append(header)
+        if not offered:
+            raise self._refusal()
         credential = _the_one(offered)
         try:
             principal = self._identify(credential)
         except UnknownKid as unknown:
             principal = await self._identify_anew(credential, unknown)
+        if principal is None:
+            principal = await self._ask(credential, exchange)
         if principal.headers:
             kept += principal.headers
         scope["headers"] = kept
         exchange.principal = principal
         await self.app(scope, receive, send)
 
-    def _identify(self, credential: bytes) -> Principal:
-        """Raises Unauthenticated, StoreUnavailable."""
-        if credential[:3] != b"gw_" and credential.count(b".") == 2:
-            return self._identify_token(credential)
+    def _identify(self, credential: bytes) -> Principal | None:
+        """None: this takes time, `_ask`. Raises Unauthenticated, StoreUnavailable."""
+        if credential[:3] != b"gw_":
+            if credential[:6] == BASIC:
+                return self._identify_user(credential)
+            if credential.count(b".") == 2:
+                return self._identify_token(credential)
         if self._accepts_keys:
             if self._keys is None:
                 raise StoreUnavailable(headers=[(b"retry-after", b"5")])
             principal = self._keys.find(credential, self._clock())
             if principal is not None:
                 return principal
-        raise _refusal(is_offered=True)
+        raise self._refusal(is_offered=True)
 
     def _identify_token(self, token: bytes) -> Principal:
         if self._tokens is None:
-            raise _refusal(is_offered=True)
+            raise self._refusal(is_offered=True)
         try:
             return self._tokens.verify(token, self._clock())
         except UnknownKid:
             raise
         except Unauthenticated as error:
-            _log.debug("refused %s", *getattr(error, "__notes__", ("a token",)))
-            raise _refusal(is_offered=True) from error
+            raise self._rejection(error) from error
+
+    def _identify_user(self, password: bytes) -> Principal | None:
+        if self._users is None:
+            raise self._refusal(is_offered=True)
+        try:
+            return self._users.recall(password, self._clock())
+        except Unauthenticated as error:
+            raise self._rejection(error) from error
+
+    async def _ask(self, credential: bytes, exchange: Exchange) -> Principal:
+        assert self._users is not None
+        try:
+            return await self._users.ask(credential, self._clock(), exchange.client_ip)
+        except Unauthenticated as error:
+            raise self._rejection(error) from error
 
     async def _identify_anew(self, token: bytes, unknown: UnknownKid) -> Principal:
         """The issuer may have begun to sign with a new key: once more with its present ones."""
@@ -138,7 +178,18 @@ class Authenticate:
             except UnknownKid:
                 pass
         _log.debug("refused a token of %s: no such key", unknown.issuer)
-        raise _refusal(is_offered=True) from unknown
+        raise self._refusal(is_offered=True) from unknown
+
+    def _rejection(self, error: Unauthenticated) -> Unauthenticated:
+        """What is answered; what was wrong is for our own eyes."""
+        _log.debug("refused %s", *getattr(error, "__notes__", ("a token",)))
+        return self._refusal(is_offered=True)
+
+    def _refusal(self, *, is_offered: bool = False) -> Unauthenticated:
+        """RFC 6750, 3: who offered nothing is told the scheme only. Nobody is told what was wrong."""
+        error = b', error="invalid_token"' if is_offered else b""
+        fields = [(b"www-authenticate", each + error * each.startswith(b"Bearer")) for each in self._challenges]
+        return (Rejected if is_offered else Unauthenticated)(headers=fields)
 
     def __repr__(self) -> str:
         return f"<Authenticate keys={self._keys if self._accepts_keys else None!r} tokens={self._tokens!r}>"
@@ -148,9 +199,9 @@ class Public:
     """In front of a model that asks for no credentials: nobody may claim an identity there either, and a gateway's key
     that a client sends anyway is not shown to the model server. Other credentials are the model server's own."""
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, means: Means) -> None:
         self.app = app
-        self._names = _Names(tokens.identity_headers if tokens is not None else ())
+        self._names = _Names(means.identity_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         harmless = self._names.harmless
@@ -207,30 +258,25 @@ class Refreshes:
 
 
 def _credential(name: bytes, value: bytes) -> bytes:
-    """The key or token in a field; b"" for another scheme than Bearer (RFC 6750, 2.1; schemes ignore case)."""
+    """The key or token in a field; for the scheme Basic with its name; b"" for another one (RFC 6750, 2.1; schemes
+    ignore case)."""
     if name != b"authorization":
         return value
-    return value[7:].lstrip(b" ") if value[:7].lower() == b"bearer " else b""
+    scheme, _, credential = value.partition(b" ")
+    scheme = scheme.lower()
+    if scheme == b"bearer":
+        return credential.lstrip(b" ")
+    return BASIC + credential.lstrip(b" ") if scheme == b"basic" else b""
 
 
 def _the_one(offered: Sequence[Header]) -> bytes:
-    """RFC 6750, 2: one request, one credential. Raises Unauthenticated if there is none, BadRequest if it cannot be
-    said which is meant."""
+    """RFC 6750, 2: one request, one credential. Raises BadRequest if it cannot be said which is meant."""
     if len(offered) == 1:
         name, value = offered[0]
         return value[7:] if value[:10] == b"Bearer gw_" else _credential(name, value)
-    if not offered:
-        raise _refusal()
     if sum(name == b"authorization" for name, _ in offered) > 1:
         raise BadRequest("The request has several Authorization headers.")
     credentials = {_credential(name, value) for name, value in offered}
     if len(credentials) > 1:
         raise BadRequest("The request has several credentials, and they differ.")
     return credentials.pop()
-
-
-def _refusal(*, is_offered: bool = False) -> Unauthenticated:
-    """RFC 6750, 3: who offered nothing is told the scheme only. Nobody is told what was wrong."""
-    error = b', error="invalid_token"' if is_offered else b""
-    kind = Rejected if is_offered else Unauthenticated
-    return kind(headers=[(b"www-authenticate", b'Bearer realm="' + REALM + b'"' + error)])

@@ -9,9 +9,8 @@ from starlette.routing import Route as WebRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.snapshot import Route, Snapshot
-from gateway.edge.authenticate import CREDENTIALS, REALM, Authenticate, Keys, Refresh
+from gateway.edge.authenticate import CREDENTIALS, REALM, Authenticate, Means
 from gateway.edge.body import read_body
-from gateway.edge.tokens import Tokens
 from gateway.errors import BadRequest, NoEndpoint, Unauthenticated
 from gateway.model import ANONYMOUS, Exchange, Principal
 
@@ -23,11 +22,9 @@ Current = Callable[[], Snapshot]
 class Listing:
     """`GET /v1/models`, as OpenAI's: what the caller may use, and nothing else. Without credentials, what is public."""
 
-    def __init__(self, current: Current, keys: Keys, tokens: Callable[[], Tokens | None], refresh: Refresh) -> None:
+    def __init__(self, current: Current, means: Callable[[], Means]) -> None:
         self.current = current
-        self.keys = keys
-        self.tokens = tokens
-        self.refresh = refresh
+        self.means = means
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.known(self.answer, scope, receive, send)
@@ -35,9 +32,7 @@ class Listing:
     async def known(self, answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """`answer`, once it is known who is calling, if somebody says so."""
         if any(name in CREDENTIALS for name, _ in scope["headers"]):
-            answer = Authenticate(
-                answer, methods=["key", "jwt"], keys=self.keys, tokens=self.tokens(), refresh=self.refresh
-            )
+            answer = Authenticate(answer, methods=["key", "jwt", "basic"], means=self.means())
         await answer(scope, receive, send)
 
     def shown(self, exchange: Exchange) -> list[tuple[Route, list[str]]]:

@@ -156,6 +156,8 @@ class Controller:
         settings = self.reloader.settings
         yield self.office.config
         yield settings.auth.keys
+        if settings.auth.htpasswd is not None:
+            yield settings.auth.htpasswd
         yield settings.tls.certificates
         yield self.office.config.resolve().parent / "plugins"
         for tls in _proofs(settings):

@@ -29,6 +29,7 @@ from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
 from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
+from gateway.edge.users import Users
 from gateway.runtime import Runtime
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
@@ -124,6 +125,10 @@ class Worker:
             keys = runtime.keys.table
         if runtime.tokens is None or settings.auth.jwt != self.settings.auth.jwt:
             runtime.tokens = Tokens(settings.auth.jwt) if settings.auth.jwt else None
+        if settings.auth.htpasswd is None:
+            runtime.users = None
+        elif runtime.users is None:
+            runtime.users = Users()
         if runtime.failures is None or settings.auth.failures != self.settings.auth.failures:
             failures = settings.auth.failures
             runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None
@@ -132,6 +137,8 @@ class Worker:
             runtime.tokens.adopt(published.jwks)
             runtime.tokens.revoke(published.revoked)
         runtime.keys.replace(keys)
+        if runtime.users is not None:
+            runtime.users.adopt(published.users)
         runtime.retain(set(published.slots))
 
     # --- what it is told ---

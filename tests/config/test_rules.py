@@ -24,12 +24,16 @@ BROKEN = {  # rule -> (file, what is said)
     ),
     "permissions_have_callers": (
         "models:\n  m: {allow: [{scope: s}], versions: {v: {endpoints: [http://h]}}}\n",
-        "routes.yaml:2: models.m.allow: speaks of tokens, but `auth` takes none",
+        "routes.yaml:2: models.m.allow[0]: speaks of tokens, but `auth` takes no jwt",
     ),
     "credentials_go_one_way": (
         "models:\n  m: {pass_credentials: true, upstream_auth: {value_env: K}, versions: {v: {endpoints: [http://h]}}}\n",
         "routes.yaml:2: models.m.pass_credentials: the caller's credential is either passed on or replaced "
         "(upstream_auth)",
+    ),
+    "users_exist": (
+        model("auth: [basic]"),
+        "routes.yaml:3: models.m.auth: takes passwords, but auth.htpasswd names no file of users",
     ),
     "issuers_exist": (
         model("auth: [jwt]"),
@@ -212,7 +216,7 @@ def test_rules_about_tokens_need_tokens_and_a_public_model_cannot_hide():
     jwt = "auth: {jwt: [{issuer: https://i/}]}\n"
     assert problems_of(f"{jwt}models:\n  m: {{auth: [jwt], {allow}, hide: true, {ANY}}}\n") == []
     (problem,) = problems_of(f"models:\n  m: {{{allow}, {ANY}}}\n")
-    assert problem == "routes.yaml:2: models.m.allow: speaks of tokens, but `auth` takes none"
+    assert problem == "routes.yaml:2: models.m.allow[0]: speaks of tokens, but `auth` takes no jwt"
     (problem,) = problems_of(f"models:\n  m: {{auth: [], hide: true, {ANY}}}\n")
     assert problem == "routes.yaml:2: models.m.hide: a public model cannot be hidden: anyone may call it"
 
@@ -222,7 +226,7 @@ def test_rules_about_tokens_need_tokens_and_a_public_model_cannot_hide():
 def test_a_rule_about_tokens_says_exactly_one_thing(rule):
     jwt = "auth: {jwt: [{issuer: https://i/}]}\n"
     (problem,) = problems_of(f"{jwt}models:\n  m: {{auth: [jwt], allow: [{rule}], {ANY}}}\n")
-    assert problem == "routes.yaml:3: models.m.allow[0]: needs either `scope`, or `claim` and `contains`"
+    assert problem == "routes.yaml:3: models.m.allow[0]: needs one of `scope`, `claim` with `contains`, `user`"
 
 
 @pytest.mark.parametrize("more", ["", ", discovery: true"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edge.authenticate import Authenticate, Public, Refreshes
+from gateway.edge.authenticate import Authenticate, Means, Public, Refreshes
 from gateway.edge.tokens import Tokens
 from gateway.errors import BadRequest, GatewayError, StoreUnavailable, Unauthenticated
 from gateway.model import ANONYMOUS, Exchange, Header
@@ -66,9 +66,9 @@ def call(layer: Any, headers: Iterable[Header]) -> tuple[Exchange, list[Header]]
 
 
 def make(**options: Any) -> Authenticate:
-    return Authenticate(
-        Behind(), **{"methods": ["key", "jwt"], "keys": TABLE, "tokens": TOKENS, "clock": lambda: NOW, **options}
-    )
+    methods = options.pop("methods", ["key", "jwt"])
+    means = Means(**{"keys": TABLE, "tokens": TOKENS, **options})
+    return Authenticate(Behind(), methods=methods, means=means, clock=lambda: NOW)
 
 
 def refused(headers: Iterable[Header], **options: Any) -> GatewayError:
@@ -259,7 +259,7 @@ def test_no_log_line_of_any_refusal_holds_the_credential(caplog: pytest.LogCaptu
 
 
 def test_a_public_model_sees_no_key_of_ours_and_no_claimed_identity() -> None:
-    layer = Public(Behind(), tokens=TOKENS)
+    layer = Public(Behind(), means=Means(TABLE, TOKENS))
     own = [(b"authorization", b"Bearer hf_of_the_model_server"), (b"x-custom", b"1")]
     exchange, headers = call(layer, [(b"x-user", b"root"), *own, (b"x_gateway_a", b""), (b"api-key", KEY)])
     assert headers == [*COMMON, *own]

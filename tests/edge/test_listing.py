@@ -13,6 +13,7 @@ from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.pick import make
 from gateway.core.snapshot import Pool, Route, Snapshot
 from gateway.core.split import Split
+from gateway.edge.authenticate import Means
 from gateway.edge.listing import Listing, routes_of, visible
 from gateway.edge.rescue import Rescue
 from gateway.model import ANONYMOUS, Exchange, Header, Principal
@@ -73,7 +74,7 @@ def ask(
     async def refresh(issuer: str) -> bool:
         return False
 
-    listing = Listing(lambda: shown, Keys(), lambda: None, refresh)
+    listing = Listing(lambda: shown, lambda: Means(Keys(), refresh=refresh))
     app = Starlette(routes=routes_of(listing))
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
              "headers": headers, "query_string": b"", "exchange": exchange, "app": app}  # fmt: skip
