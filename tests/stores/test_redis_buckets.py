@@ -23,6 +23,7 @@ from gateway.stores.redis import RedisBuckets, RedisClusterBuckets, RedisSentine
 from gateway.stores.schemes import open_buckets
 from tests.redis_server import Server
 
+PATIENCE = 10.0  # seconds
 HOURLY = Limit(1, 3600, 20)  # so slow that nothing flows back while a test runs
 
 
@@ -47,8 +48,9 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def store_at(port: int, **options: Any) -> RedisBuckets:
-    return RedisBuckets(f"redis://127.0.0.1:{port}/0", MemoryBuckets(keys=100), **options)
+def store_at(port: int, timeout: float = PATIENCE, **options: Any) -> RedisBuckets:
+    """Patient, unless a test is about an outage: a busy machine is none."""
+    return RedisBuckets(f"redis://127.0.0.1:{port}/0", MemoryBuckets(keys=100), timeout=timeout, **options)
 
 
 def with_store(port: int, body: Callable[[RedisBuckets], Awaitable[Any]], **options: Any) -> Any:
