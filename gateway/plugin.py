@@ -8,9 +8,11 @@ A plugin imports this module, `gateway.model`, `gateway.errors` and starlette, a
 """
 
 import copy
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import logging
 import pkgutil
 import sys
 import time
@@ -20,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Factory",
     "PluginError",
+    "code",
     "exchange_of",
+    "forget_changed",
+    "import_changed",
     "load",
     "make_importable",
     "parse_duration",
@@ -42,9 +48,11 @@ __all__ = [
     "read_body",
 ]
 
+_log = logging.getLogger("gateway.plugin")
+
 GROUP = "gateway.plugins"
 
-_noted: dict[str, tuple[str, tuple[int, int]]] = {}  # modules of `plugins`: the file of each, as it was when imported
+_noted: dict[str, tuple[Path, str]] = {}  # modules of `plugins`: the file of each, and its digest when imported
 
 
 class PluginError(ValueError):
@@ -78,11 +86,9 @@ class Factory:
 def load(settings: "PluginSettings", *, is_global: bool = False) -> Factory:
     """Find the plugin, check its options against its signature, and make it once, in front of nothing.
 
-    A file of `plugins/` that has changed since it was imported is imported anew; layers made before keep the old code.
     `is_global`: it will run before matching, where the model and the caller are not known yet; a plugin with a true
     attribute `needs_route` is refused there. Raises PluginError.
     """
-    _forget_changed()
     make = _find(settings.use)
     _note_files()
     if is_global and getattr(make, "needs_route", False):
@@ -110,6 +116,41 @@ def make_importable(folder: Path) -> None:
     with _foreign(f"cannot import {folder / 'plugins'}"):
         package = importlib.import_module("plugins")
     package.__path__ = pkgutil.extend_path(package.__path__, "plugins")
+
+
+def code() -> dict[str, str]:
+    """The modules of `plugins` that this process has imported, and a digest of each as it was then."""
+    return {name: digest for name, (_, digest) in _noted.items()}
+
+
+def forget_changed() -> dict[str, ModuleType]:
+    """If the file of one module of `plugins` has changed, import all of them anew when next they are named: they may
+    use one another. Layers made before keep the old code. -> what was forgotten."""
+    importlib.invalidate_caches()  # a file may be new
+    if all(_digest(file) == digest for file, digest in _noted.values()):
+        return {}
+    forgotten = {name: module for name in _noted if (module := sys.modules.pop(name, None)) is not None}
+    for name in _noted:
+        vars(sys.modules["plugins"]).pop(name.removeprefix("plugins."), None)
+    _noted.clear()
+    return forgotten
+
+
+def import_changed() -> None:
+    """In a process that has just been forked: what has changed since the parent imported it is imported anew. If that
+    fails, a file is being edited: nobody has said yes to it, so the parent's code serves."""
+    before = dict(_noted)
+    forgotten = forget_changed()
+    try:
+        for name in forgotten:
+            with _foreign(f"cannot import {name}"):
+                importlib.import_module(name)
+    except PluginError as error:
+        _log.error("%s; the plugins stay as they were", error)
+        sys.modules.update(forgotten)
+        vars(sys.modules["plugins"]).update({name.removeprefix("plugins."): forgotten[name] for name in forgotten})
+        _noted.update(before)
+    _note_files()
 
 
 # --- what plugins import ----------------------------------------------------------------------------------------------
@@ -203,31 +244,19 @@ def _find(use: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _forget_changed() -> None:
-    """If one module of `plugins` has changed, import all of them anew: they may use one another."""
-    importlib.invalidate_caches()  # a file may be new
-    if all(_file_state(file) == state for file, state in _noted.values()):
-        return
-    for name in _noted:
-        sys.modules.pop(name, None)
-        vars(sys.modules["plugins"]).pop(name.removeprefix("plugins."), None)
-    _noted.clear()
-
-
 def _note_files() -> None:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name.startswith("plugins.") and file and name not in _noted:
-            _noted[name] = (file, _file_state(file))
+            _noted[name] = (Path(file), _digest(Path(file)))
 
 
-def _file_state(file: str) -> tuple[int, int]:
-    """Modification time in ns, and size; zeros for a file that is gone."""
+def _digest(file: Path) -> str:
+    """Of its content, not its times: a file that was only touched has not changed. "" for one that is gone."""
     try:
-        state = Path(file).stat()
+        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     except OSError:
-        return 0, 0
-    return state.st_mtime_ns, state.st_size
+        return ""
 
 
 def _entry_point(name: str) -> Callable[..., Any]:

@@ -20,7 +20,8 @@ from gateway.tls.client import context_of
 
 
 def plugins(settings: Settings) -> Iterator[Problem]:
-    """Every plugin is found and made once."""
+    """Every plugin is found and made once, from its file as it is now."""
+    plugin.forget_changed()
     yield from _plugins(settings.plugins, ("plugins",), is_global=True)
     for name, model in settings.models.items():
         yield from _plugins(model.plugins, ("models", name, "plugins"), is_global=False)

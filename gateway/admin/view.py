@@ -29,6 +29,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     generation: int  # of the snapshot it serves
     starts: int = 1  # times that a worker of this slot was started
     connections: int = 0
+    is_ending: bool = False  # it finishes what runs, and has a successor
 
 
 class CertificateView(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ def serve(config: Config = Path("routes.yaml")) -> None:
     before = _published_before(handover)
     try:
         plugin.make_importable(config.absolute().parent)
-        published, settings = reload.prepare(config, before, VALIDATORS)
+        published, settings = reload.prepare(config, before, VALIDATORS, plugin.code)
     except (ConfigError, plugin.PluginError) as error:
         fail(str(error))
     try:

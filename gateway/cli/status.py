@@ -71,6 +71,8 @@ def _workers(found: Status) -> Table:
         state, style = ("serving", "green") if worker.generation >= found.generation else ("loading", "yellow")
         if not worker.pid:
             state, style = "not running", "red"
+        elif worker.is_ending:
+            state, style = "ending", "dim"
         numbers = (worker.pid or "-", worker.generation, worker.connections, worker.starts)
         _add(table, worker.slot, *numbers, Text(state, style))
     return table

@@ -22,7 +22,8 @@ class TooManyEndpoints(ValueError):
 
 class Published(msgspec.Struct):
     """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set,
-    `revoked` the `jti` of its tokens that are refused; `users` every user the hash of his password."""
+    `revoked` the `jti` of its tokens that are refused; `users` every user the hash of his password, `code` every
+    module of plugins a digest."""
 
     generation: int
     settings: bytes  # JSON
@@ -32,6 +33,7 @@ class Published(msgspec.Struct):
     jwks: dict[str, bytes] = {}
     revoked: dict[str, list[str]] = {}
     users: dict[str, str] = {}
+    code: dict[str, str] = {}
 
     def read_settings(self) -> Settings:
         return Settings.model_validate_json(self.settings)

@@ -24,11 +24,14 @@ _log = logging.getLogger("gateway.controller")
 
 Announce = Callable[[Published, Settings], Awaitable[list[str]]]
 Validator = Callable[[Settings], Iterable[Problem]]
+Code = Callable[[], dict[str, str]]  # a digest of every module of plugins that is imported
 
 
-def prepare(config: Path, before: Published | None, validators: Iterable[Validator] = ()) -> tuple[Published, Settings]:
+def prepare(
+    config: Path, before: Published | None, validators: Iterable[Validator] = (), code: Code = dict
+) -> tuple[Published, Settings]:
     """Read and validate everything that `config` (routes.yaml) names, and make the next generation of it. Nothing is
-    written. Raises ConfigError."""
+    written. `code` says what plugins the validation has imported. Raises ConfigError."""
     settings, marks, _ = read(config)
     problems = [marks.complete(problem) for validate in validators for problem in validate(settings)]
     keys = b""
@@ -62,6 +65,7 @@ def prepare(config: Path, before: Published | None, validators: Iterable[Validat
         jwks=jwks,
         revoked=revoked,
         users=users,
+        code=code(),
     )
     return published, settings
 
@@ -138,12 +142,20 @@ def revoked_tokens(settings: Settings) -> tuple[dict[str, list[str]], list[Probl
 class Reloader:
     """The one who makes generations; one at a time."""
 
-    def __init__(self, config: Path, published: Published, announce: Announce, validators: Iterable[Validator]) -> None:
+    def __init__(
+        self,
+        config: Path,
+        published: Published,
+        announce: Announce,
+        validators: Iterable[Validator],
+        code: Code = dict,
+    ) -> None:
         self.config = config
         self.published = published
         self.settings = published.read_settings()
         self.announce = announce
         self.validators = list(validators)
+        self.code = code
         self.lock = asyncio.Lock()
         self.reloaded_at = time.time()
         self.problems: list[str] = []  # of the last try
@@ -155,7 +167,9 @@ class Reloader:
         async with self.lock:
             self.notes = []
             try:
-                published, settings = await asyncio.to_thread(prepare, self.config, self.published, self.validators)
+                published, settings = await asyncio.to_thread(
+                    prepare, self.config, self.published, self.validators, self.code
+                )
             except ConfigError as error:
                 self.problems = [str(problem) for problem in error.problems]
                 for problem in self.problems:

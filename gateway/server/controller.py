@@ -34,14 +34,18 @@ from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
 from gateway.server.zone import (
     CONTROLLER,
+    ENDING,
     FIRST_WORKER,
     FLUSHED,
     GENERATION,
     LOADED,
+    MASTER,
     PID,
+    STALE,
     WANTED,
     WORKER_COUNT,
     Zone,
+    rows_of,
     wanted_bit,
 )
 from gateway.tls.client import UpstreamContexts
@@ -51,6 +55,7 @@ from gateway.tls.store import CertificateStore
 _log = logging.getLogger("gateway.controller")
 
 _LOAD_SECONDS = 10.0  # a worker that has not taken over a generation by then is reported
+_ROLL_SECONDS = 60.0  # and so much longer for each worker, if they are replaced one by one
 _FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
 _STEP = 0.01
 
@@ -73,7 +78,7 @@ class Controller:
         self.office = office
         self.zone = office.zone
         published = publish.read(office.state_dir)
-        self.reloader = Reloader(office.config, published, self._announce, VALIDATORS)
+        self.reloader = Reloader(office.config, published, self._announce, VALIDATORS, plugin.code)
         self.watcher = Watcher(self._watched, self.reload)
         self.columns = Columns(self.zone)
         self.prober = Prober(self.columns.tell)
@@ -176,26 +181,35 @@ class Controller:
         self._apply(published, settings)
         self.zone.header[GENERATION] = published.generation
         self._tell_workers(signal.SIGHUP)
+        is_rolling = False
         end = time.monotonic() + _LOAD_SECONDS
         while time.monotonic() < end:
             if all(row[LOADED] >= published.generation for row in self.rows()):
                 return []
+            if not is_rolling and any(row[STALE] for row in self.rows()):
+                is_rolling = True
+                os.kill(self.zone.header[MASTER], signal.SIGRTMIN)
+                end += _ROLL_SECONDS * self.zone.header[WORKER_COUNT]
             await asyncio.sleep(_STEP)
         return [
-            f"worker {slot} still serves generation {row[LOADED]}"
-            for slot, row in enumerate(self.rows())
+            f"worker {row[PID]} still serves generation {row[LOADED]}"
+            for row in self.rows()
             if row[LOADED] < published.generation
         ]
 
     def _tell_workers(self, number: signal.Signals) -> None:
-        for row in self.rows():
+        for row in self.all_rows():
             if row[PID]:
                 with contextlib.suppress(ProcessLookupError):  # one that died in this instant is the master's business
                     os.kill(row[PID], number)
 
     def rows(self) -> list[memoryview]:
+        """Of the workers that serve; one that starts reads what was published last, one that ends takes no new work."""
+        return [row for row in self.all_rows() if row[PID] and not row[ENDING]]
+
+    def all_rows(self) -> list[memoryview]:
         first, count = self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT]
-        return self.zone.workers[first : first + count]
+        return [self.zone.workers[slot] for slot in rows_of(first, count)]
 
     def _apply(self, published: Published, settings: Settings) -> None:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
@@ -256,7 +270,7 @@ class Controller:
 
     async def flushed(self) -> None:
         """Have every worker write its counts, and wait for it a moment."""
-        rows = [row for row in self.rows() if row[PID]]
+        rows = [row for row in self.all_rows() if row[PID]]
         before = [row[FLUSHED] for row in rows]
         self._tell_workers(signal.SIGUSR1)
         end = time.monotonic() + _FLUSH_SECONDS

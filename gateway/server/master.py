@@ -6,6 +6,7 @@ in the middle of something.
     SIGTERM, SIGINT   stop gracefully; a second one: at once
     SIGHUP            reload
     SIGUSR1           have the workers write their counts
+    SIGRTMIN          from the controller: replace the workers whose plugins have changed
     SIGUSR2           start a successor (of a new version, perhaps) that takes the sockets and the zone over
     SIGQUIT           from that successor, once it serves: finish what runs, and go
 """
@@ -26,7 +27,8 @@ from gateway.server import controller, worker
 from gateway.server.children import CONTROLLER, Children, name_of, tell
 from gateway.server.listeners import VARIABLE, Handover, Listeners
 from gateway.server.notify import notify
-from gateway.server.zone import DRAINING, FIRST_WORKER, MASTER, PID, WORKER_COUNT, WORKERS, Zone
+from gateway.server.roll import PAUSE, Roll
+from gateway.server.zone import DRAINING, FIRST_WORKER, MASTER, PID, WORKER_COUNT, WORKERS, Zone, rows_of
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.master")
@@ -34,6 +36,7 @@ _log = logging.getLogger("gateway.master")
 PID_FILE = "gateway.pid"
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGRTMIN,
 )  # fmt: skip
 _READY_SECONDS = 60.0  # a successor whose workers do not serve by then leaves its predecessor alone
 
@@ -59,9 +62,11 @@ class Master:
         self.pid_file = settings.gateway.state_dir / PID_FILE
         count = worker_count(settings)
         first = handover.first_slot if handover else 0
-        self.slots = range(first, first + count)  # the rows of the zone that our workers have
+        self.slots = range(first, first + count)  # the rows of the zone that our workers start in
         self.listeners = Listeners.open(settings.gateway, count, handover)
         self.children = Children(zone, self._be)
+        self.listener_of = {slot: index for index, slot in enumerate(self.slots)}
+        self.roll = Roll(self.children, zone, rows_of(first, count), self.listener_of)
         self.successor: subprocess.Popen[bytes] | None = None
         self.is_up = False  # every worker has served
         self.has_failed = False  # a child ended before that
@@ -81,8 +86,9 @@ class Master:
         if not self._come_up():
             return self._give_up()
         while not self.stopping:
-            self.wait(self.children.until_due())
+            self.wait(min(self.children.until_due(), PAUSE if self.roll.is_under_way else math.inf))
             self.children.start_due()
+            self.roll.step()
         return self.stop()
 
     def _come_up(self) -> bool:
@@ -151,10 +157,12 @@ class Master:
             listeners.close_public()
             controller.run(controller.Office(self.config, state_dir, self.zone, listeners.admin, self.certificates))
             return
-        index = slot - self.slots.start
+        index = self.listener_of[slot]
         listeners.keep_only(index)
         http = listeners.http[index] if listeners.http else None
-        place = worker.Place(slot, self.slots, listeners.https[index], http, self.zone, state_dir)
+        place = worker.Place(
+            slot, rows_of(self.slots.start, len(self.slots)), listeners.https[index], http, self.zone, state_dir
+        )
         worker.run(place, self.certificates, self.tls)
 
     # --- what it waits for ---
@@ -170,6 +178,8 @@ class Master:
             tell(self.children.controllers, signal.SIGHUP)
         elif info.si_signo == signal.SIGUSR1:
             tell(self.children.workers, signal.SIGUSR1)
+        elif info.si_signo == signal.SIGRTMIN:
+            self.roll.begin()
         elif info.si_signo == signal.SIGUSR2:
             self._hand_over()
         elif info.si_signo == signal.SIGQUIT and self.successor is not None:
@@ -199,6 +209,8 @@ class Master:
     def _on_child_lost(self, slot: int, pid: int, code: int) -> None:
         if self.is_closed or (slot == CONTROLLER and self.successor is not None):
             return  # it was told to end
+        if self.roll.forgets(pid) or self.roll.has_lost(slot):
+            return
         if self.is_up or self.stopping or code < 0:  # killed by somebody, it did not fail by itself
             _log.error("%s (pid %d) ended with %d and is replaced", name_of(slot), pid, code)
             self.children.replace(slot)
@@ -287,7 +299,7 @@ def _unblock() -> None:
 
 
 def worker_count(settings: Settings) -> int:
-    """`workers: auto` is one for each core that this process may use. Half of the zone's rows at most: a successor has
-    the other half."""
+    """`workers: auto` is one for each core that this process may use. Half of the zone's rows at most, since a
+    successor has the other half; and less one, in which workers can be replaced."""
     wanted = settings.gateway.workers
-    return min(WORKERS // 2, len(os.sched_getaffinity(0)) if wanted == "auto" else wanted)
+    return min(WORKERS // 2 - 1, len(os.sched_getaffinity(0)) if wanted == "auto" else wanted)

@@ -8,7 +8,7 @@ from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointVi
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import merge
-from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, LOADED, PID, STARTED
+from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, ENDING, LOADED, PID, STARTED, WORKER_COUNT
 from gateway.stores.shared import SharedBuckets
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class View:
         ]
 
     def workers(self) -> Sequence[WorkerView]:
+        """Those that run, and a line for each that should and does not."""
+        rows = self.controller.all_rows()
+        missing = self.zone.header[WORKER_COUNT] - len(self.controller.rows())
+        absent = [slot for slot, row in enumerate(rows) if not row[PID]][: max(0, missing)]
         return [
             WorkerView(
                 slot=slot,
@@ -64,8 +68,10 @@ class View:
                 generation=row[LOADED],
                 starts=row[STARTED],
                 connections=row[CONNECTIONS],
+                is_ending=bool(row[PID] and row[ENDING]),
             )
-            for slot, row in enumerate(self.controller.rows())
+            for slot, row in enumerate(rows)
+            if row[PID] or slot in absent
         ]
 
     def certificates(self) -> Sequence[CertificateView]:

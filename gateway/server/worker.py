@@ -35,7 +35,19 @@ from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
-from gateway.server.zone import CONNECTIONS, CONTROLLER, FLUSHED, LOADED, PID, STARTED, WANTED, Zone, wanted_bit
+from gateway.server.zone import (
+    CONNECTIONS,
+    CONTROLLER,
+    ENDING,
+    FLUSHED,
+    LOADED,
+    PID,
+    STALE,
+    STARTED,
+    WANTED,
+    Zone,
+    wanted_bit,
+)
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.store import CertificateStore
 
@@ -52,7 +64,7 @@ class Place:
     """Where a worker works: its slot among `slots`, the sockets that are its own, the zone, the state's folder."""
 
     slot: int
-    slots: range  # of all workers
+    slots: range  # that workers of this master may have
     https: socket.socket
     http: socket.socket | None
     zone: Zone
@@ -69,6 +81,8 @@ class Worker:
         self.row = place.zone.workers[place.slot]
         self.published = publish.read(place.state_dir)
         self.settings = self.published.read_settings()
+        plugin.make_importable(Path(self.published.folder))  # it may be younger than the master
+        plugin.import_changed()
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self._take(self.published, self.settings)
@@ -87,8 +101,9 @@ class Worker:
         await asyncio.to_thread(self.certificates.reload)
         loop.add_signal_handler(signal.SIGHUP, self._on_published)
         loop.add_signal_handler(signal.SIGUSR1, self._flush)
-        loop.add_signal_handler(signal.SIGTERM, self.server.stop)
+        loop.add_signal_handler(signal.SIGTERM, self._end)
         self.row[STARTED] += 1
+        self.row[STALE] = self.row[ENDING] = 0
         self._sweep()
         self._trim()
         self._flush_often()
@@ -158,7 +173,7 @@ class Worker:
                 self.is_behind = False
                 await asyncio.to_thread(self.certificates.reload)
                 published = publish.read(self.place.state_dir)
-                if published.generation > self.published.generation:
+                if published.generation > self.published.generation and not self._is_stale(published):
                     settings = published.read_settings()
                     plugin.make_importable(Path(published.folder))  # it may be new
                     self._take(published, settings)
@@ -168,6 +183,17 @@ class Worker:
             _log.exception("worker %d stays with generation %d", self.place.slot, self.published.generation)
         finally:
             self.is_swapping = False
+
+    def _is_stale(self, published: Published) -> bool:
+        """Code that was imported here has changed. A process cannot be sure to forget the old, so another one is to
+        serve what is new: see `roll.py`."""
+        mine, new = plugin.code(), published.code
+        self.row[STALE] = any(new.get(name, digest) != digest for name, digest in mine.items())
+        return bool(self.row[STALE])
+
+    def _end(self) -> None:
+        self.row[ENDING] = 1
+        self.server.stop()
 
     def _flush(self) -> None:
         latencies = self.place.zone.latency[self.place.slot]

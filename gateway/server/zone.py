@@ -23,7 +23,8 @@ LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, 
 # All but the controller's own (CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINED) are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
-PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED = range(6)  # WANTED: a bit for each issuer whose keys are missed
+# WANTED: a bit for each issuer whose keys are missed; STALE: code that it has imported has changed; ENDING: it drains.
+PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED, STALE, ENDING = range(8)
 _WORKER_WORDS: Final = 8
 
 _HEADER = 8 * _HEADER_WORDS
@@ -38,6 +39,12 @@ _RUNNING = 4 * WORKERS * ENDPOINTS
 _FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING
 _LEASES = size_of()
 _LAYOUT: Final = 3  # raised with every change of where things are
+
+
+def rows_of(first: int, count: int) -> range:
+    """The rows of one master with so many workers: from `first` on, those that its workers start in, and others for
+    successors of workers that still drain. A master and the one that takes over from it have half of all rows each."""
+    return range(first, first + min(WORKERS // 2, 2 * count + 2))
 
 
 def wanted_bit(index: int) -> int:
@@ -119,7 +126,8 @@ class Zone:
         self.pending[worker].cast("B")[:] = bytes(8 * ENDPOINTS)
         self.running[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         SharedLeases(self.leases, self.fd, self.leases_at).forget(worker)
-        self.workers[worker][PID] = 0
+        row = self.workers[worker]
+        row[PID] = row[STALE] = row[ENDING] = 0
 
     def __repr__(self) -> str:
         header = self.header

@@ -90,7 +90,7 @@ def generation(gateway: Gateway) -> int:
 
 def loaded(gateway: Gateway) -> set[int]:
     """The generations that workers serve."""
-    return {worker["generation"] for worker in gateway.status()["workers"]}
+    return {worker["generation"] for worker in gateway.status()["workers"] if not worker["is_ending"]}
 
 
 # --- what makes it happen ---------------------------------------------------------------------------------------------
@@ -119,12 +119,50 @@ def test_the_command_waits_until_every_worker_serves_the_new_generation(
     assert f"generation {generation(gateway)} serves" in done.stdout or generation(gateway) > 2  # the watcher's own
 
 
-def test_a_changed_plugin_is_imported_anew(gateway: Gateway, model: dict[str, Any]) -> None:
+def test_changed_code_of_a_plugin_rolls_the_workers_and_cuts_nothing_off(
+    gateway: Gateway, model: dict[str, Any]
+) -> None:
     plugin = gateway.folder / "plugins" / "marker.py"
-    for mark in ("first", "second"):
-        plugin.write_text(PLUGIN.replace("MARK", mark))
-        assert gateway.reload({"demo": {**model, "plugins": [{"use": "plugins.marker.Marker"}]}}) == []
-        assert marks(gateway, "x-plugin") == {mark}
+    plugin.write_text(PLUGIN.replace("MARK", "first"))
+    assert gateway.reload({"demo": {**model, "plugins": [{"use": "plugins.marker.Marker"}]}}) == []
+    assert marks(gateway, "x-plugin") == {"first"}
+    before = gateway.pids()
+    with Load(gateway, rate=80, connections=8, streams=10, tokens=60) as load:
+        load.run_for(0.5)
+        plugin.write_text(PLUGIN.replace("MARK", "second"))
+        until(lambda: serving(gateway) and not serving(gateway) & {*before}, "two new workers")
+        assert marks(gateway, "x-plugin") == {"second"}
+        load.run_for(1.0)
+    assert load.failures == []
+    until(lambda: not {*gateway.pids()} & {*before}, "the old workers' end")
+    assert len(gateway.pids()) == 2
+    assert gateway.output.count("the workers are replaced, one by one") == 1
+    assert "is replaced" not in gateway.output.partition("one by one")[2], "none has died"
+
+
+def serving(gateway: Gateway) -> set[int]:
+    """The workers that take new work; empty unless there are two."""
+    pids = {worker["pid"] for worker in gateway.status()["workers"] if worker["pid"] and not worker["is_ending"]}
+    return pids if len(pids) == 2 else set()
+
+
+def test_broken_code_of_a_plugin_changes_nothing_and_holds_up_no_key(gateway: Gateway, model: dict[str, Any]) -> None:
+    plugin = gateway.folder / "plugins" / "marker.py"
+    plugin.write_text(PLUGIN.replace("MARK", "good"))
+    assert gateway.reload({"demo": {**model, "plugins": [{"use": "plugins.marker.Marker"}]}}) == []
+    pids = serving(gateway)
+    try:
+        plugin.write_text("broken(")
+        (problem,) = gateway.reload()
+        assert re.search(r"plugins\[0\]: .*marker.py", problem)
+        key = run_gateway("keys", "create", "--name", "carl", "--models", "*", folder=gateway.folder).strip()
+        with gateway.client(headers={"authorization": f"Bearer {key}"}) as client:
+            until(lambda: client.get(READY).status_code == 200, "the new key")
+            assert client.get(READY).headers["x-plugin"] == "good"
+        assert serving(gateway) == pids
+    finally:
+        plugin.write_text(PLUGIN.replace("MARK", "mended"))
+    until(lambda: marks(gateway, "x-plugin") == {"mended"}, "the mended code")
 
 
 def test_a_new_key_is_valid_and_a_revoked_one_is_not_within_a_second(gateway: Gateway, demo: DemoModel) -> None:

@@ -1,6 +1,7 @@
 """How a plugin is named, checked and made; what its author may import."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,16 @@ from gateway import plugin
 from gateway.config.settings import PluginSettings
 from gateway.errors import ClientLeft, Forbidden
 from gateway.model import Exchange
-from gateway.plugin import PluginError, exchange_of, load, make_importable, read_body
+from gateway.plugin import (
+    PluginError,
+    code,
+    exchange_of,
+    forget_changed,
+    import_changed,
+    load,
+    make_importable,
+    read_body,
+)
 from plugins.example import Example
 from plugins.ip_filter import IPFilter
 from tests.plugins.driver import Model, an_exchange, asked
@@ -80,12 +90,16 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
     for name in [name for name in sys.modules if name.startswith("plugins.")]:
         del sys.modules[name]
+    for name in vars(plugins).keys() - children.keys():
+        delattr(plugins, name)
     sys.modules.update({name: module for name, module in before.items() if name.startswith("plugins.")})
     vars(plugins).update(children)
     plugin._noted.clear()
 
 
 def loaded(use: str, **options: Any) -> Any:
+    """As a configuration is validated: from the files as they are now."""
+    forget_changed()
     return load(PluginSettings(use=use, **options))
 
 
@@ -226,6 +240,33 @@ def test_a_changed_file_of_plugins_that_is_broken_or_gone_is_noticed(beside: Pat
     (beside / "changing_help.py").unlink()
     with pytest.raises(PluginError, match=r"cannot import plugins\.changing: "):
         loaded("plugins.changing.Plugin")
+
+
+def test_a_forked_process_takes_changed_code_and_keeps_what_it_had_while_a_file_is_broken(beside: Path) -> None:
+    (beside / "changing_help.py").write_text("ANSWER = 'first'")
+    (beside / "changing.py").write_text(PLUGIN)
+    make_importable(beside.parent)
+    use = PluginSettings(use="plugins.changing.Plugin")
+    loaded("plugins.changing.Plugin")
+    first = code()
+    (beside / "changing_help.py").write_text("broken(")
+    import_changed()
+    assert load(use)(nothing).said == ("first", "first")  # type: ignore[attr-defined]
+    assert code() == first
+    (beside / "changing_help.py").write_text("ANSWER = 'second'")
+    import_changed()
+    assert load(use)(nothing).said == ("second", "second")  # type: ignore[attr-defined]
+    changed = {name for name, digest in code().items() if first[name] != digest}
+    assert changed == {"plugins.changing_help"}
+
+
+def test_a_file_that_is_only_touched_has_not_changed(beside: Path) -> None:
+    (beside / "changing_help.py").write_text("ANSWER = 'first'")
+    (beside / "changing.py").write_text(PLUGIN)
+    make_importable(beside.parent)
+    loaded("plugins.changing.Plugin")
+    os.utime(beside / "changing_help.py", (1, 1))
+    assert forget_changed() == {}
 
 
 def test_a_file_that_is_added_to_plugins_is_found(beside: Path) -> None:
