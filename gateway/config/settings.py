@@ -99,12 +99,18 @@ class Limits(Strict):
     """What a client may send, and for how long."""
 
     header_bytes: PositiveSize = setting("64KiB", "The whole header section; more is 431.")
+    header_line_bytes: PositiveSize = setting("16KiB", "One field of it; more is 431.")
     header_count: int = setting(100, "Fields in a header section; more is 431.", ge=1)
     target_bytes: PositiveSize = setting("16KiB", "The request target; more is 414.")
     headers_timeout: Positive = setting("10s", "From the first byte of a head to its end.")
+    trailer_bytes: PositiveSize = setting("16KiB", "A trailer section, and the extensions of chunks; more is 431.")
     body_idle: Positive = setting("30s", "Longest silence inside a request's body.")
+    body_rate: int = setting(
+        240, "Bytes a second at which a body comes at least, over each `body_idle`; 0: any rate will do.", ge=0
+    )
     write_idle: Positive = setting("60s", "Longest time a client may take none of an answer.")
     keep_alive: Positive = setting("75s", "Longest silence between two requests of a connection.")
+    requests: int = setting(10_000, "Requests of one connection; it closes behind the last.", ge=1)
 
 
 class Shutdown(Strict):

@@ -124,6 +124,7 @@ class Answer:
             self.expects = False
             if not self.is_body_done and not self.is_started and not protocol.closing:
                 protocol.transport.write(_CONTINUE)
+                protocol.deadline = monotonic() + protocol.limits.body_idle
         while not self.chunks:
             if self.failure is not None:
                 raise self.failure

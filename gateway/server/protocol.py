@@ -30,6 +30,8 @@ from gateway.server.target import prepare
 _PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
 _PIPELINE_PAUSE = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _FAREWELL = 1.0  # seconds that an idle connection is kept when the server stops
+_SLICE = 4096  # bytes of a large read that are looked at at once: what may hide from the limits in the first and last
+_FRAME = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
 _LINGER = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
 # llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
 _OTHER_PROTOCOLS = frozenset(
@@ -49,9 +51,10 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "answer", "app", "backlog", "client", "closing", "deadline", "deadlines", "fed", "headers", "is_ending",
-        "is_head_done", "is_lingering", "is_padded", "is_paused", "limits", "loop", "parser", "pipeline", "refusal",
-        "scheme", "server", "state", "target", "transport", "unfruitful", "write_waiters",
+        "answer", "app", "backlog", "begun", "client", "closing", "deadline", "deadlines", "fed", "headers",
+        "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "limits", "line", "loop",
+        "parser", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "target", "trailers", "transport",
+        "unfruitful", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -73,8 +76,14 @@ class EdgeProtocol(asyncio.Protocol):
         self.backlog = 0  # bytes the client had yet to take when it was last looked at
         self.is_head_done = False
         self.is_padded = False  # values may have whitespace behind them, which llhttp leaves there
+        self.is_chunked = False  # the body under way is
         self.fed = 0  # bytes of the head
-        self.unfruitful = 0  # bytes since there was a body's byte among them: chunks' frames, trailers
+        self.line = 0  # bytes of a line of it that has not ended
+        self.trailers = 0  # bytes
+        self.unfruitful = 0  # bytes that are neither a body's nor what it takes to frame them: chunk extensions
+        self.begun = 0  # requests
+        self.rate_due = NEVER  # the deadline at which the body's rate is looked at again
+        self.window = (0.0, 0)  # when it was looked at, and how many bytes had come by then; (0.0, 0): not yet
         self.refusal: GatewayError | None = None
         self._begin()
 
@@ -106,26 +115,61 @@ class EdgeProtocol(asyncio.Protocol):
             return
         if self.is_head_done:
             return self._body_received(data)
+        if len(data) > _SLICE:
+            return self._received_much(data)
         if self.fed == 0 and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
         if self.fed != len(data) or b" \r\n" in data or b"\t\r\n" in data:
             self.is_padded = True
         self._feed(data)
-        if not self.is_head_done and self.fed > self.limits.header_bytes + self.limits.target_bytes:
+        if self.fed and not self.is_head_done and not self.closing:
+            self._check_line(data)
+
+    def _received_much(self, data: bytes) -> None:
+        """Piece by piece, so that no limit is passed by far; a body of known length has none to pass."""
+        at = 0
+        while at < len(data):
+            end = at + _SLICE if self.is_chunked or not self.is_head_done else len(data)
+            self.data_received(data[at:end])
+            at = end
+
+    def _check_line(self, data: bytes) -> None:
+        """A head that is not complete yet: neither it nor its last line may grow for ever."""
+        limits = self.limits
+        end = data.rfind(b"\n")
+        self.line = len(data) - end - 1 if end >= 0 else self.line + len(data)
+        longest = max(limits.header_line_bytes, limits.target_bytes + _SLICE)  # it may be the first one
+        if self.fed > limits.header_bytes + limits.target_bytes or self.line > longest:
             self._refuse(HeadersTooLarge())
 
     def _body_received(self, data: bytes) -> None:
+        if self.is_chunked and len(data) > _SLICE:
+            return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
         self.is_padded = True  # nobody looks at a head that comes behind a body
         self._feed(data)
-        if latest.is_body_done or latest.exchange.bytes_in != before:
+        if latest.is_body_done:
             self.unfruitful = 0
             return
-        self.unfruitful += len(data)
-        if self.unfruitful > self.limits.header_bytes:
-            self._refuse(HeadersTooLarge("The request's trailer section is too large."))
+        self.unfruitful = max(0, self.unfruitful + len(data) - _FRAME * (latest.exchange.bytes_in - before))
+        if self.unfruitful > self.limits.trailer_bytes:
+            self._refuse(HeadersTooLarge("The request's chunk extensions are too large."))
+        elif self.deadline > self.rate_due:
+            self._check_rate(latest)
+
+    def _check_rate(self, latest: Answer) -> None:
+        """Over each `body_idle`, a body has to come at `body_rate` at least. Where it was us who stopped reading, or
+        another answer comes first, a new period begins."""
+        limits, now, count = self.limits, monotonic(), latest.exchange.bytes_in
+        began, earlier = self.window
+        is_ours = self.deadline == NEVER or latest is not self.answer
+        if not is_ours and began and count - earlier < limits.body_rate * (now - began):
+            self.closing = True
+            latest.fail(BodyTimeout("The request's body comes too slowly."))
+        self.window = (0.0, 0) if is_ours else (now, count)
+        self.rate_due = 0.0 if is_ours else now + 2 * limits.body_idle  # a deadline is `body_idle` from its reading
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -180,8 +224,12 @@ class EdgeProtocol(asyncio.Protocol):
             self._stop(TargetTooLong())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.is_head_done:  # trailers are dropped (RFC 9110, 6.5.1)
+        if not self.is_head_done:
             self.headers.append((name.lower(), value))
+            return
+        self.trailers += len(name) + len(value) + 4  # they are dropped (RFC 9110, 6.5.1)
+        if self.trailers > self.limits.trailer_bytes:
+            self._stop(HeadersTooLarge("The request's trailer section is too large."))
 
     def on_headers_complete(self) -> None:
         self.is_head_done = True
@@ -194,8 +242,14 @@ class EdgeProtocol(asyncio.Protocol):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
         scope = self._scope(method, version)
         answer = Answer(self, scope)
-        answer.is_kept = not self.is_ending and (parser.should_keep_alive() or parser.should_upgrade())
+        self.begun += 1
+        answer.is_kept = (
+            not self.is_ending
+            and self.begun < self.limits.requests
+            and (parser.should_keep_alive() or parser.should_upgrade())
+        )
         fields = answer.exchange.fields = dict(self.headers)
+        self.is_chunked = b"transfer-encoding" in fields
         if b"expect" in fields:
             answer.expects = version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         try:
@@ -212,6 +266,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._latest().feed_eof()
         self.is_head_done = False
         self.fed = 0
+        self.line = 0
 
     # --- for Answer ---
 
@@ -249,6 +304,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _begin(self) -> None:
         self.target = b""
+        self.trailers = 0
         self.headers: list[Header] = []
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
@@ -276,9 +332,9 @@ class EdgeProtocol(asyncio.Protocol):
         limits, headers = self.limits, self.headers
         if len(headers) > limits.header_count:
             self._stop(HeadersTooLarge())
-        if self.fed > limits.header_bytes or self.answer is not None:
-            size = sum(len(name) + len(value) + 4 for name, value in headers)
-            if size > limits.header_bytes:
+        if self.fed > limits.header_line_bytes or self.fed > limits.header_bytes or self.answer is not None:
+            sizes = [len(name) + len(value) + 4 for name, value in headers]
+            if sum(sizes) > limits.header_bytes or max(sizes, default=0) > limits.header_line_bytes:
                 self._stop(HeadersTooLarge())
 
     def _latest(self) -> Answer:
@@ -296,7 +352,12 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _start(self, answer: Answer) -> None:
         self.answer = answer
-        self.deadline = NEVER if answer.is_body_done else monotonic() + self.limits.body_idle
+        if answer.is_body_done or answer.expects:  # who waits for 100 Continue waits for us
+            self.deadline = NEVER
+        else:
+            self.deadline = monotonic() + self.limits.body_idle
+            self.window = (0.0, 0)
+            self.rate_due = 0.0
         # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
         # for connections.
         answer.task = self.loop.create_task(answer.run(self.app))

@@ -14,6 +14,9 @@ LIMITS = {
     "header_bytes": "8KiB",
     "header_count": 20,
     "target_bytes": "2KiB",
+    "trailer_bytes": "8KiB",
+    "requests": 50,
+    "body_rate": 6,
     "headers_timeout": "300ms",
     "body_idle": "300ms",
     "write_idle": "500ms",
@@ -220,6 +223,36 @@ def test_a_body_to_be_read_for_its_model_has_the_models_own_limit(client: Wire) 
     check_refused(client, 413)
 
 
+@pytest.mark.parametrize("size", [30_000, 100_000])
+def test_a_chunk_extension_over_the_limit_is_431(client: Wire, size: int) -> None:
+    client.send(CHUNKED + b"5;x=" + b"a" * size + b"\r\nhello\r\n0\r\n\r\n")
+    check_refused(client, 431)
+
+
+def test_many_chunk_extensions_over_the_limit_are_431(client: Wire) -> None:
+    client.send(CHUNKED + b"1;x=" + b"a" * 100 + b"\r\nZ\r\n")
+    until(lambda: client_sends(client, b"1;x=" + b"a" * 100 + b"\r\nZ\r\n"), "the refusal of extensions", 10.0)
+    check_refused(client, 431)
+
+
+@pytest.mark.parametrize("size", [9_000, 100_000])
+def test_trailers_over_the_limit_are_431_though_they_end(client: Wire, size: int) -> None:
+    client.send(CHUNKED + b"1\r\nZ\r\n0\r\nX: " + b"a" * size + b"\r\n\r\n")
+    check_refused(client, 431)
+
+
+def test_chunks_of_one_byte_are_no_extensions(client: Wire) -> None:
+    client.send(CHUNKED + b"1\r\nZ\r\n" * 20_000 + b"0\r\n\r\n")
+    assert client.read_response().body == b"Z" * 20_000
+
+
+def test_a_connection_ends_behind_its_last_request(client: Wire) -> None:
+    for number in range(50):
+        client.send(GET + b"\r\n")
+        assert client.read_response().get("connection") == ("close" if number == 49 else None)
+    assert client.wait_closed(within=2.0)
+
+
 # --- time ---
 
 
@@ -271,6 +304,14 @@ def test_a_body_that_comes_slowly_but_comes_is_taken(client: Wire) -> None:
     client.send(POST + b"Content-Length: 8\r\n\r\n")
     client.drip(b"12345678", every=0.1)
     assert client.read_response().body == b"12345678"
+
+
+def test_a_body_that_comes_too_slowly_is_408_however_steadily(client: Wire) -> None:
+    began = time.monotonic()
+    client.send(POST + b"Content-Length: 1000\r\n\r\n")
+    until(lambda: client_sends(client, b"1"), "the refusal of a dripping body", 5.0, every=0.2)
+    check_refused(client, 408)
+    assert time.monotonic() - began < 2 * 0.3 + 2 * LATE
 
 
 def test_a_client_that_says_nothing_is_let_go(gateway: Gateway) -> None:
