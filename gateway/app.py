@@ -23,6 +23,7 @@
 A route's chain has just the layers that it uses, and is compiled when the snapshot is.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
@@ -30,12 +31,21 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from gateway import plugin
-from gateway.config.settings import HeaderSettings, HstsSettings, ModelSettings, PathSettings, PluginSettings, Settings
+from gateway.config.settings import (
+    HeaderSettings,
+    HstsSettings,
+    ModelSettings,
+    PathSettings,
+    PluginSettings,
+    RetrySettings,
+    Settings,
+)
 from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.dispatch import Directory
 from gateway.core.outcome import Watcher
 from gateway.core.pick import make as make_policy
+from gateway.core.retry import STATUSES, RetryRules
 from gateway.core.snapshot import Pool, Route, Snapshot
 from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
@@ -58,7 +68,9 @@ from gateway.edge.stick import Stick
 from gateway.edge.throttle import Throttle
 from gateway.edge.transform import Transform
 from gateway.runtime import Runtime
+from gateway.upstream.call import Means
 from gateway.upstream.forward import Forward
+from gateway.upstream.retrier import Retrier
 
 
 def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettings | None = None) -> Starlette:
@@ -139,11 +151,9 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
 def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory) -> ASGIApp:
     """The layers of one route, innermost first."""
     app: ASGIApp = Forward(
-        connections=runtime.connections_of,
+        means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
         key_of=key_of(model.balance),
-        timeouts=model.timeouts,
-        attempts=model.retry.attempts,
-        is_host_kept=model.preserve_host,
+        retrier=retrier_of(name, model.retry, runtime),
         rng=runtime.rng,
     )
     if model.upstream_auth is not None:
@@ -176,6 +186,24 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     if model.pass_credentials:
         app = KeepCredential(app)
     return Hide(app, others=others) if model.hide else app
+
+
+def retrier_of(name: str, retry: RetrySettings, runtime: Runtime) -> Retrier:
+    budget = runtime.budget(name, retry.budget.percent, retry.budget.min_per_second)
+    return Retrier(retry_rules(retry), budget, retry.buffer, runtime.rng)
+
+
+def retry_rules(retry: RetrySettings) -> RetryRules:
+    causes = frozenset(retry.when)
+    return RetryRules(
+        attempts=retry.attempts,
+        causes=causes,
+        statuses=frozenset(status for status in STATUSES if str(status) in causes),
+        methods=frozenset(retry.methods),
+        may_repeat=retry.same_endpoint,
+        base=retry.backoff.base,
+        longest=retry.backoff.max,
+    )
 
 
 def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:

@@ -169,6 +169,13 @@ class NoEndpoint(UpstreamError):
     message = "No endpoint of this model is available."
 
 
+class UpstreamUnwilling(UpstreamError):
+    """It answered that it cannot now (429, 502, 503, 504); raised only where something else is tried instead."""
+
+    status, code = 503, "upstream_unwilling"
+    message = "The model server is not able to answer now."
+
+
 class ConnectFailed(UpstreamError):
     """Refused, unreachable, a name that does not resolve: no byte of the request was sent."""
 

@@ -44,6 +44,15 @@ class Principal:
 ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
 
 
+class Extras:
+    """What few exchanges go through; counted and logged where it happened."""
+
+    __slots__ = ("retries_denied",)
+
+    def __init__(self) -> None:
+        self.retries_denied = 0  # attempts that the route's retry budget did not pay for
+
+
 class Exchange:
     """One request and its answer, from the first byte of the head to the last byte of the body.
 
@@ -53,9 +62,9 @@ class Exchange:
 
     __slots__ = (
         "allowed_versions", "answer_edits", "answer_headers", "attempts", "body", "bytes_in", "bytes_out",
-        "client_ip", "departed", "endpoint", "error", "fields", "first_byte", "is_trusted", "limit_verdict", "named",
-        "on_leave", "path", "pool", "preferred", "principal", "request_id", "route", "started", "status", "target",
-        "version", "wire_counts",
+        "client_ip", "departed", "endpoint", "error", "extras", "fields", "first_byte", "is_trusted", "limit_verdict",
+        "named", "on_leave", "path", "pool", "preferred", "principal", "request_id", "route", "started", "status",
+        "target", "version", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
@@ -85,8 +94,15 @@ class Exchange:
         self.first_byte = 0.0
         self.error: GatewayError | None = None
         self.wire_counts = False  # True: the server's protocol sets status, bytes and first_byte itself
+        self.extras: Extras | None = None
         self.departed = False
         self.on_leave: Callable[[], None] | None = None
+
+    def note(self) -> Extras:
+        """Where to write down what few exchanges go through."""
+        if self.extras is None:
+            self.extras = Extras()
+        return self.extras
 
     def leave(self) -> None:
         """The client is gone: cancel what runs for it. Called by the server's protocol, at once."""

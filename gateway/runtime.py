@@ -13,6 +13,7 @@ from gateway.config.settings import UpstreamTLS
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.prefixes import forget
+from gateway.core.retry import Budget
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Means, Refreshes
@@ -48,6 +49,7 @@ class Runtime:
     leases: SharedLeases  # requests in flight
     refresh: Refreshes
     clock: Callable[[], float]  # `time.monotonic`: uvloop's own counts in whole milliseconds
+    workers: int = 1  # of this machine, this one too
     rng: Random = field(default_factory=Random)
     deadlines: Deadlines = field(default_factory=Deadlines)
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
@@ -56,6 +58,7 @@ class Runtime:
     failures: Failures | None = None  # None: failed attempts are not limited
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
+    budgets: dict[str, Budget] = field(default_factory=dict)  # of retries, by model
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
@@ -92,6 +95,16 @@ class Runtime:
             proof = self.proofs.get(endpoint)
             tls = (proof.context, proof.settings.server_name) if proof else ()
             known = self.connections[endpoint] = Connections(endpoint.address, self.deadlines, *tls)
+        return known
+
+    def budget(self, model: str, percent: float, per_second: float) -> Budget:
+        """The model's retry budget. What a budget has each second is divided among the workers, so that all of them
+        together keep to it; the share of the requests divides itself."""
+        share, rate = percent / 100, per_second / self.workers
+        known = self.budgets.get(model)
+        if known is None:
+            known = self.budgets[model] = Budget(share, rate, self.clock())
+        known.limit(share, rate)
         return known
 
     def retain(self, urls: set[str]) -> None:

@@ -77,6 +77,9 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         "bytes_out": CounterMetricFamily("gateway_response_bytes", "Bytes of answers' bodies.", labels=_TARGET),
         "attempts": CounterMetricFamily("gateway_upstream_attempts", "Attempts at endpoints.", labels=_TARGET),
         "retries": CounterMetricFamily("gateway_upstream_retries", "Attempts after the first.", labels=_TARGET),
+        "retries_denied": CounterMetricFamily(
+            "gateway_upstream_retries_denied", "Attempts that a retry budget did not pay for.", labels=_TARGET
+        ),
     }
     for target, meter in sorted(totals.meters.items()):
         for status, count in sorted(meter.statuses.items()):

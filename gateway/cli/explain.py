@@ -130,6 +130,9 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:
         yield f"plugin     {entry.use}"
+    retry = model.retry
+    if retry.attempts > 1 and retry.when:
+        yield f"retry      up to {retry.attempts} attempts on {', '.join(retry.when)}"
     if model.sticky is not None:
         yield f"sticky     cookie {model.sticky.cookie}: a valid one decides version and endpoint"
 

@@ -24,6 +24,8 @@ from gateway.config.names import (
 )
 from gateway.config.shape import Strict, needed, setting
 from gateway.config.values import (
+    Cause,
+    Duration,
     EndpointURL,
     FilePath,
     Positive,
@@ -193,10 +195,35 @@ class Timeouts(Strict):
     total: Positive = setting("30m", "From the request's beginning to the answer's end.")
 
 
-class RetrySettings(Strict):
-    """Only what cannot have been acted upon is tried again."""
+class RetryBudget(Strict):
+    """How many requests may be tried again, so that retries never turn a fault into an overload."""
 
-    attempts: int = setting(3, "Attempts in all, each on another endpoint while there is one.", ge=1, le=10)
+    percent: float = setting(20, "Of the requests of the last ten seconds.", ge=0, le=100)
+    min_per_second: float = setting(10, "And so many each second, over all workers: each has its part of them.", ge=0)
+
+
+class Backoff(Strict):
+    """The pause before another attempt: drawn between nothing and a longest one that doubles each time."""
+
+    base: Duration = setting("25ms", "The longest pause before the second attempt.")
+    max: Duration = setting("1s", "The longest of all; a Retry-After beyond it is not waited for.")
+
+
+class RetrySettings(Strict):
+    """Another attempt, while no byte of an answer went to the client. What was sent already is sent again only if its
+    method is idempotent (RFC 9110, 9.2.2), it has an `Idempotency-Key`, or `methods` names its method."""
+
+    attempts: int = setting(3, "Attempts in all, each on another endpoint; 1: no retries.", ge=1, le=10)
+    when: list[Cause] = setting(
+        ["unsent", "broken"],
+        "What is tried again. `unsent`: no connection; `broken`: no answer, or none that is HTTP; `timeout`: no first "
+        "byte in time; or an answer with this status.",
+    )
+    methods: list[Method] = setting([], "Methods that may be sent twice beside the idempotent ones, such as POST.")
+    same_endpoint: bool = setting(False, "Ask the same endpoint again where there is no other.")
+    buffer: Size = setting("64KiB", "How much of a body that streams in is held, so that it can be sent again.")
+    budget: RetryBudget = setting({}, "How many requests may be tried again.")
+    backoff: Backoff = setting({}, "The pause before another attempt.")
 
 
 class UpstreamTLS(Strict):
@@ -329,7 +356,7 @@ class ModelDefaults(Strict):
     upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
     upstream_auth: UpstreamAuth | None = setting(None, "The model server's own key; null: none is sent.")
     pass_credentials: bool = setting(False, "Send the caller's credential on to the model server, as it came.")
-    retry: RetrySettings = setting({}, "Another attempt where the first cannot have been acted upon.")
+    retry: RetrySettings = setting({}, "Another attempt where the first one failed and may be repeated.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")
     methods: list[Method] = setting([], "Allowed methods; all if empty. Others are 405.")

@@ -12,6 +12,7 @@ from pydantic import model_validator
 from gateway.config.names import Algorithm, Host, ModelName, OwnField
 from gateway.config.policies import (
     AllowSettings,
+    Backoff,
     BalanceSettings,
     EndpointSettings,
     HashKey,
@@ -25,6 +26,7 @@ from gateway.config.policies import (
     PathRegex,
     PathSettings,
     PluginSettings,
+    RetryBudget,
     RetrySettings,
     ServedAs,
     StickySettings,
@@ -56,6 +58,7 @@ __all__ = [
     "AcmeSettings",
     "AllowSettings",
     "AuthSettings",
+    "Backoff",
     "BalanceSettings",
     "EndpointSettings",
     "FailureSettings",
@@ -74,6 +77,7 @@ __all__ = [
     "PathRegex",
     "PathSettings",
     "PluginSettings",
+    "RetryBudget",
     "RetrySettings",
     "ServedAs",
     "Settings",

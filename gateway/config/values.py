@@ -236,6 +236,11 @@ Text = Annotated[str, AfterValidator(check_text), Kind("text")]
 Audience = Annotated[
     list[Text], BeforeValidator(as_list), WithJsonSchema(_AUDIENCE_SCHEMA), Kind("text or list of text")
 ]
+Cause = Annotated[
+    Literal["unsent", "broken", "timeout", "429", "502", "503", "504"],
+    BeforeValidator(str),
+    WithJsonSchema({"enum": ["unsent", "broken", "timeout", 429, 502, 503, 504]}),
+]
 Status = Annotated[int, Field(ge=100, le=599), Kind("status")]
 FilePath = Annotated[Path, AfterValidator(anchor), Kind("path")]
 LogPath = Annotated[str, AfterValidator(anchor_log), Kind("path")]

@@ -51,6 +51,7 @@ class Meter(msgspec.Struct):
     bytes_out: int = 0
     attempts: int = 0
     retries: int = 0
+    retries_denied: int = 0
 
     def record(self, exchange: Exchange, ended: float) -> None:
         """Count a finished exchange; `ended` is on the clock of its `started`."""
@@ -66,6 +67,8 @@ class Meter(msgspec.Struct):
         self.attempts += attempts
         if attempts > 1:
             self.retries += attempts - 1
+        if exchange.extras is not None:
+            self.retries_denied += exchange.extras.retries_denied
 
     def add(self, other: "Meter") -> None:
         _add(self.statuses, other.statuses)
@@ -75,6 +78,7 @@ class Meter(msgspec.Struct):
         self.bytes_out += other.bytes_out
         self.attempts += other.attempts
         self.retries += other.retries
+        self.retries_denied += other.retries_denied
 
 
 class Totals(msgspec.Struct):

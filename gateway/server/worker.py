@@ -129,6 +129,7 @@ class Worker:
             leases=leases_of(place.zone, place.slot),
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,
+            workers=len(place.slots),
         )
 
     def _take(self, published: Published, settings: Settings) -> None:

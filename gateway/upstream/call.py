@@ -11,7 +11,7 @@ from gateway.config.settings import Timeouts
 from gateway.core.endpoint import Endpoint
 from gateway.core.headers import HOP_BY_HOP, get_all, nominated
 from gateway.core.retry import asked_pause
-from gateway.errors import ClientLeft, GatewayError
+from gateway.errors import ClientLeft, GatewayError, UpstreamUnwilling
 from gateway.model import Exchange, Header
 from gateway.upstream.connection import Connection
 from gateway.upstream.connections import Connections
@@ -23,6 +23,9 @@ _NOT_PASSED_BACK = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the on
 _VIA = (b"via", b"1.1 gateway")
 
 
+Grants = Callable[["Call", Endpoint, str, float], bool]
+
+
 class Means(NamedTuple):
     """What a route's calls go upstream with."""
 
@@ -30,14 +33,16 @@ class Means(NamedTuple):
     timeouts: Timeouts
     is_host_kept: bool
     loop: asyncio.AbstractEventLoop
+    refusals: frozenset[int] = frozenset()  # statuses of answers instead of which another attempt may be made
+    grants: Grants | None = None  # asked whether it is
 
 
 class Call:
     """One request on its way: what every attempt at it shares."""
 
     __slots__ = (
-        "body", "exchange", "is_fresh", "is_head", "is_sent", "is_whole", "means", "receive", "scope", "send",
-        "stale", "total", "tried", "watch",
+        "body", "exchange", "failures", "is_answered", "is_fresh", "is_head", "is_sent", "is_whole", "means", "pause",
+        "receive", "scope", "send", "stale", "total", "tried", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +59,10 @@ class Call:
         self.is_sent = is_whole
         self.total = monotonic() + means.timeouts.total  # when all must be over
         self.tried: list[Endpoint] = []  # that failed it
+        self.failures = 0  # attempts that failed, but for stale connections
+        self.pause = 0.0  # seconds until the next attempt
         self.stale = 0  # kept-alive connections that had ended
+        self.is_answered = False  # the client was given the head of an answer
         self.is_fresh = False  # only a new connection will do
         self.watch: Watch | None = None  # of the present attempt, where somebody watches
 
@@ -81,14 +89,22 @@ class Call:
             now = monotonic()
             endpoint.observe(now - began, now)
             if self.watch is not None:
-                pause = asked_pause(reply.fields.get(b"retry-after"), time()) if reply.status >= 400 else 0.0
-                self.watch.first_byte(reply.status, pause, now - began, now)
+                asked = asked_pause(reply.fields.get(b"retry-after"), time()) if reply.status >= 400 else 0.0
+                self.watch.first_byte(reply.status, asked, now - began, now)
+            if reply.status in means.refusals and self._is_refused(endpoint, reply):
+                raise UpstreamUnwilling
             await self._pass_on(connection, reply)
         finally:
             exchange.on_leave = None
             if upload is not None:
                 upload.cancel()
             connections.give_back(connection, is_sent=self.is_sent)
+
+    def _is_refused(self, endpoint: Endpoint, reply: Reply) -> bool:
+        """The endpoint says that it cannot, and another attempt will be made."""
+        asked = asked_pause(reply.fields.get(b"retry-after"), time())
+        grants = self.means.grants
+        return grants is not None and grants(self, endpoint, str(reply.status), asked)
 
     def _request(self, connections: Connections) -> bytes:
         length = len(self.body) if self.is_whole else self._declared()
@@ -136,6 +152,7 @@ class Call:
         edits = exchange.answer_edits
         while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
             headers = edits.pop()(headers)
+        self.is_answered = True
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         is_waiting = not reply.chunks and not reply.is_complete and connection.error is None
         if is_waiting and b"content-length" not in reply.fields:

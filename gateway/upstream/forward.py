@@ -1,7 +1,6 @@
 """The end of every route's chain: pick an endpoint, lease it, attempt (`call.py`), try another where that is safe."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from random import Random
 from time import monotonic
@@ -9,15 +8,13 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.config.settings import Timeouts
 from gateway.core.endpoint import Endpoint
-from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection
+from gateway.core.retry import cause_of
+from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection, UpstreamUnwilling
 from gateway.model import Exchange
 from gateway.upstream.call import Call, Means
-from gateway.upstream.connections import Connections
+from gateway.upstream.retrier import Retrier
 from gateway.upstream.watch import Watch
-
-_log = logging.getLogger("gateway.upstream")
 
 _RETRY_AFTER = (b"retry-after", b"1")  # seconds; a health check or a restart is rarely faster
 _STALE_BOUND = 3  # stale connections in a row before the endpoint itself is doubted
@@ -28,31 +25,27 @@ KeyOf = Callable[[Scope, Exchange], bytes]
 class Forward:
     """Forwards to the pool that the layers above chose. One for each route."""
 
-    def __init__(
-        self,
-        *,
-        connections: Callable[[Endpoint], Connections],
-        key_of: KeyOf | None,
-        timeouts: Timeouts,
-        attempts: int,
-        is_host_kept: bool,
-        rng: Random,
-    ) -> None:
+    def __init__(self, *, means: Means, key_of: KeyOf | None, retrier: Retrier, rng: Random) -> None:
         """`key_of` reads from a request what the policy picks by; None where it needs nothing of the request."""
-        self.means = Means(connections, timeouts, is_host_kept, asyncio.get_running_loop())
+        self.means = means._replace(refusals=retrier.rules.statuses, grants=retrier.grants)
         self.key_of = key_of
-        self.attempts = attempts
+        self.retrier = retrier
+        self.budget = retrier.budget
         self.rng = rng
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
         pool = exchange.pool
         assert pool is not None, "split comes first"
+        self.budget.requests += 1
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         body: bytes = message.get("body", b"")
-        call = Call(self.means, scope, receive, send, body, is_whole=not message.get("more_body", False))
+        is_whole = not message.get("more_body", False)
+        if not is_whole and self.retrier.rules.is_safe(scope["method"], exchange.fields):
+            body, is_whole = await self._gather(receive, body)
+        call = Call(self.means, scope, receive, send, body, is_whole=is_whole)
         key = self.key_of(scope, exchange) if self.key_of is not None else b""
         while True:
             endpoint = exchange.endpoint = self.pick(exchange, key, call.tried)
@@ -66,9 +59,10 @@ class Forward:
                         await call.attempt(endpoint)
                 return
             except GatewayError as error:
-                if not self._may_try_again(call, endpoint, error):
+                if not self._is_tried_again(call, endpoint, error):
                     raise
-                _log.info("request %s: %s: %s; trying again", exchange.request_id, endpoint.url, error)
+            if call.pause:  # nobody holds the endpoint, and a client that leaves cancels the task
+                await asyncio.sleep(call.pause)
 
     def pick(self, exchange: Exchange, key: Any, tried: list[Endpoint]) -> Endpoint:
         """The session's endpoint while it may be kept, else the policy's choice. Raises NoEndpoint."""
@@ -82,14 +76,26 @@ class Forward:
             raise NoEndpoint(headers=[_RETRY_AFTER])
         return pool.policy.pick(candidates, key, monotonic(), self.rng)
 
-    def _may_try_again(self, call: Call, endpoint: Endpoint, error: GatewayError) -> bool:
-        """After a failed attempt. Nothing of the answer was sent, or the error would not be retryable."""
-        exchange = call.exchange
-        if not error.is_retryable or exchange.departed:
-            return False
+    async def _gather(self, receive: Receive, body: bytes) -> tuple[bytes, bool]:
+        """Read on, as long as what can be sent again is not larger than what is held for that; -> (body, is all)."""
+        parts, size = [body], len(body)
+        while size < self.retrier.buffer:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if not message.get("more_body", False):
+                return b"".join(parts), True
+        return b"".join(parts), False
+
+    def _is_tried_again(self, call: Call, endpoint: Endpoint, error: GatewayError) -> bool:
+        """After an attempt that failed: is there another one? Not if any of an answer went to the client."""
+        if isinstance(error, UpstreamUnwilling):
+            return True  # granted before the answer was dropped
         if isinstance(error, StaleConnection):
             call.stale += 1
+            call.pause = 0.0
             call.is_fresh = call.stale >= _STALE_BOUND
-            return True
-        call.tried.append(endpoint)
-        return len(call.tried) < self.attempts and bool(exchange.pool and exchange.pool.candidates(call.tried))
+            return not call.exchange.departed
+        return not call.is_answered and self.retrier.grants(call, endpoint, cause_of(error))

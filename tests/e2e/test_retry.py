@@ -1,5 +1,6 @@
 """Another attempt, where the first cannot have been acted upon, and only there."""
 
+import re
 import socket
 import ssl
 import threading
@@ -111,6 +112,10 @@ def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
             "thrice": served(gone, **in_turn, retry={"attempts": 2}),
             "none": served(gone, **in_turn),
             "breaking": served([url["breaking"], url["breaking too"]], **in_turn),
+            "frugal": served(
+                [url["breaking"], url["breaking too"]], **in_turn, retry={"budget": {"min_per_second": 0}}
+            ),
+            "willing": served([url["busy"], url["good"]], **in_turn, retry={"when": [503], "methods": ["POST"]}),
             "busy": served([url["busy"], url["good"]], **in_turn),
             "stale": served([url["stale"]], auth=[]),
             "dying": served([url["dying"]], auth=[]),
@@ -147,6 +152,12 @@ def get(client: Wire, model: str) -> RawMessage:
 
 def post(client: Wire, model: str) -> RawMessage:
     client.send(POST % model.encode())
+    return client.read_response()
+
+
+def send(client: Wire, method: str, model: str, field: str) -> RawMessage:
+    line = f"{field}\r\n" if field else ""
+    client.send(f"{method} /models/{model}/x HTTP/1.1\r\nHost: a\r\n{line}Content-Length: 5\r\n\r\nhello".encode())
     return client.read_response()
 
 
@@ -192,17 +203,42 @@ def test_every_endpoint_is_tried_once(gateway: Gateway, client: Wire) -> None:
     assert b"upstream_unreachable" in answer.body
 
 
-@pytest.mark.parametrize("ask", [get, post])
-def test_a_request_that_was_sent_is_not_sent_again(
-    gateway: Gateway, client: Wire, upstreams: dict[str, RawUpstream], ask: Ask
+@pytest.mark.parametrize(
+    ("method", "field", "count"), [("GET", "", 2), ("PUT", "", 2), ("POST", "", 1), ("POST", "Idempotency-Key: 7", 2)]
+)
+def test_a_request_that_was_sent_is_sent_again_only_if_it_may_be_acted_upon_twice(
+    gateway: Gateway, client: Wire, upstreams: dict[str, RawUpstream], method: str, field: str, count: int
 ) -> None:
     def seen() -> int:
         return sum(len(upstreams[name].requests) for name in ("breaking", "breaking too"))
 
     before = seen()
-    answer = ask(client, "breaking")
-    assert (answer.status, attempts(gateway, answer)) == (502, 1)
-    assert seen() == before + 1
+    answer = send(client, method, "breaking", field)
+    assert (answer.status, attempts(gateway, answer)) == (502, count)
+    assert seen() == before + count
+
+
+def test_a_route_may_have_answers_that_say_not_now_tried_elsewhere(
+    gateway: Gateway, client: Wire, upstreams: dict[str, RawUpstream]
+) -> None:
+    before = len(upstreams["busy"].requests)
+    answers = [ask(client, "willing") for ask in (get, post) * 2]
+    assert {answer.body for answer in answers} == {b"good"}
+    assert len(upstreams["busy"].requests) > before
+    assert max(attempts(gateway, answer) for answer in answers) == 2
+
+
+def test_a_budget_bounds_what_the_endpoints_see_when_all_of_them_fail(
+    gateway: Gateway, client: Wire, upstreams: dict[str, RawUpstream]
+) -> None:
+    def seen() -> int:
+        return sum(len(upstreams[name].requests) for name in ("breaking", "breaking too"))
+
+    before = seen()
+    answers = [get(client, "frugal") for _ in range(40)]
+    assert {answer.status for answer in answers} == {502}
+    assert 40 < seen() - before <= 40 * 1.2
+    assert re.search(r'gateway_upstream_retries_denied_total\{model="frugal",version="v1"\} 3\d', gateway.metrics())
 
 
 def test_an_answer_is_an_answer_whatever_its_status(gateway: Gateway, client: Wire) -> None:

@@ -7,17 +7,21 @@ from random import Random
 from time import monotonic
 from typing import Any
 
+from gateway.app import retry_rules
 from gateway.config.settings import RetrySettings, Timeouts
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.outcome import Outcome
 from gateway.core.pick.turns import RoundRobin
+from gateway.core.retry import Budget
 from gateway.core.snapshot import Pool, Route
 from gateway.core.split import Split
 from gateway.errors import GatewayError
 from gateway.model import Exchange, Header
+from gateway.upstream.call import Means
 from gateway.upstream.connections import Connections
 from gateway.upstream.forward import Forward
+from gateway.upstream.retrier import Retrier
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PATIENCE = 20.0  # seconds: a busy machine is no failure
@@ -40,6 +44,9 @@ class Server:
         try:
             while True:
                 self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                if b"transfer-encoding: chunked" in self.heads[-1]:
+                    await reader.readuntil(b"0\r\n\r\n")
+                await reader.readexactly(int(self.field(b"content-length") or 0))
                 await self.peer(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -122,12 +129,13 @@ class Bench:
         self.pool = Pool("m", "v1", self.endpoints, RoundRobin(self.endpoints), "m", None, watchers)
         self.route = Route("m", {"v1": self.pool}, Split({"v1": None}, None), chain=_nowhere)
         self.connections = {e: Connections(e.address, self.deadlines) for e in self.endpoints}
+        retry = RetrySettings(**options.pop("retry", {}))
+        self.budget = Budget(retry.budget.percent / 100, retry.budget.min_per_second, monotonic())
+        timeouts = Timeouts(**options.pop("timeouts", {}))
         self.forward = Forward(
-            connections=self.connections.__getitem__,
+            means=Means(self.connections.__getitem__, timeouts, False, asyncio.get_running_loop()),
             key_of=options.pop("key_of", None),
-            timeouts=Timeouts(**options.pop("timeouts", {})),
-            attempts=RetrySettings(**options.pop("retry", {})).attempts,
-            is_host_kept=False,
+            retrier=Retrier(retry_rules(retry), self.budget, retry.buffer, Random(1)),
             rng=Random(1),
             **options,
         )
@@ -138,7 +146,11 @@ class Bench:
             self.deadlines.sweep(monotonic())
 
     async def ask(
-        self, method: str = "GET", fields: Sequence[Header] = (), body: bytes = b"", exchange: Exchange | None = None
+        self,
+        method: str = "GET",
+        fields: Sequence[Header] = (),
+        body: bytes | Sequence[bytes] = b"",
+        exchange: Exchange | None = None,
     ) -> Answer:
         """Raises GatewayError, as the layers above would see it; `exchange.error` is theirs to set."""
         exchange = exchange or self.exchange()
@@ -148,9 +160,11 @@ class Bench:
             "headers": list(fields), "exchange": exchange,
         }  # fmt: skip
         answer = Answer()
+        parts = [body] if isinstance(body, bytes) else list(body)
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
         await self.forward(scope, receive, answer.send)
         return answer
