@@ -63,6 +63,7 @@ class Stick:
         self.name = settings.cookie.encode()
         self.ttl = settings.ttl
         self.book = sessions.of(model, {version: [e.url for e in pool.endpoints] for version, pool in pools.items()})
+        self.pools = pools
         self.endpoints = {(version, e.url): e for version, pool in pools.items() for e in pool.endpoints}
         self.arms = frozenset(pools if arms is None else arms)
         self.attributes = b"; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % self.ttl
@@ -128,10 +129,13 @@ class Stick:
         return Visit(session.version, endpoint, session.expires, jar, b"")
 
     def steer(self, exchange: Exchange, version: str, endpoint: Endpoint | None) -> None:
-        """Send the exchange where its session wants to stay, as far as client, principal and weights leave it open."""
+        """Send the exchange where its session wants to stay, as far as client, principal and weights leave it open. An
+        arm that is out, the deadline of its drain over, keeps no session: the split has the choice again."""
         if exchange.version is None:
             allowed = exchange.allowed_versions
             if version not in self.arms or (allowed is not None and version not in allowed):
+                return
+            if not (endpoint is not None and endpoint.may_keep) and not self.pools[version].candidates():
                 return
             exchange.version = version
         if exchange.version == version:

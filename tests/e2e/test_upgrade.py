@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness import DemoModel, Gateway, served, until
+from tests.e2e.harness import DemoModel, Gateway, children_of, served, until
 from tests.e2e.harness_load import Load
 
 
@@ -57,3 +57,54 @@ def test_a_successor_that_cannot_start_leaves_its_predecessor_serving(demo: Demo
             assert client.get("/models/demo/v2/health/ready").status_code == 200
         assert serving(gateway) == gateway.pid
         assert gateway.reload() == []
+
+
+SLOW = """
+import pathlib, time
+
+class Slow:
+    def __init__(self, app):
+        self.app = app
+        while pathlib.Path("slow").exists():
+            time.sleep(0.05)
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+"""
+
+
+def test_a_successor_that_hangs_and_dies_leaves_its_predecessor_serving_and_another_takes_over(
+    demo: DemoModel,
+) -> None:
+    with Gateway({"demo": served([demo.url])}, {"gateway": {"workers": 2, "shutdown": {"grace": "30s"}}}) as gateway:
+        (gateway.folder / "plugins").mkdir()
+        (gateway.folder / "plugins" / "slow.py").write_text(SLOW)
+        (gateway.folder / "slow").touch()
+        before = {*children_of(gateway.pid)}
+        text = (gateway.folder / "routes.yaml").read_text()
+        with Load(gateway, rate=100, connections=8, streams=4, tokens=40) as load:
+            # Behind the controller's back, which would hang in it as well: it ends before the successor reads the file.
+            gateway.popen.send_signal(signal.SIGUSR2)
+            (gateway.folder / "routes.yaml").write_text(text + "plugins: [{use: plugins.slow.Slow}]\n")
+            (successor,) = until(lambda: {*children_of(gateway.pid)} - before, "the successor")
+            load.run_for(0.5)
+            os.kill(successor, signal.SIGKILL)
+            until(lambda: "goes on" in gateway.output, "word of its end", 20)
+            (gateway.folder / "slow").unlink()
+            gateway.wait_ready()
+            gateway.popen.send_signal(signal.SIGUSR2)
+            assert gateway.popen.wait(30) == 0
+            load.run_for(0.5)
+        assert load.failures == []
+        assert serving(gateway) not in (gateway.pid, successor)
+        end(gateway)
+
+
+def test_a_stop_during_a_handover_ends_both(demo: DemoModel) -> None:
+    with Gateway({"demo": served([demo.url])}, {"gateway": {"workers": 2}}) as gateway:
+        before = {*children_of(gateway.pid)}
+        gateway.popen.send_signal(signal.SIGUSR2)
+        until(lambda: {*children_of(gateway.pid)} - before, "the successor")
+        gateway.popen.send_signal(signal.SIGTERM)
+        assert gateway.popen.wait(30) == 0
+        until(lambda: not gateway.members(), "the successor's end", 20)

@@ -206,6 +206,17 @@ def test_a_version_without_a_share_of_the_traffic_loses_its_sessions() -> None:
     assert place.visit(cookie, version="v2")[0].endpoint is place.endpoints[2], "who names it is still served by it"
 
 
+@pytest.mark.parametrize(("state", "version"), [(Health.DOWN, None), (Health.DRAINING, "v2"), (Health.UP, "v2")])
+def test_an_arm_that_is_out_keeps_no_session_of_those_who_name_no_version(state: Health, version: str | None) -> None:
+    place = Place()
+    cookie = place.session("v2", 2)
+    place.health[2] = state
+    place.layer.pools["v2"] = place._pool("v2", place.endpoints[2:])
+    exchange, moved = place.visit(cookie)
+    assert exchange.version == version
+    assert (moved is not None) == (version is None)
+
+
 def test_an_endpoint_that_is_gone_leaves_its_session_the_version() -> None:
     old = Place()
     cookie = old.session("v1", 1)
