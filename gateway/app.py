@@ -3,6 +3,7 @@
     observe       first, so that nothing goes unmeasured; last to see an answer, so that it sees the true one
     hsts          above rescue, so that errors have it too; absent unless configured
     rescue        turns what is raised below into an answer that observe counts
+    one_host      which door a client came in by, before anything is done for it; absent unless doors differ
     enter         takes the snapshot, once
     [plugins]     the global ones, before anything is known of the request
     match         names the route; everything behind is that route's own chain
@@ -17,6 +18,7 @@
     split         the version, and with it the pool
     transform     names as that pool knows them
     rewrite       the route's rules see the request as it will be sent
+    certificate   what the model server is told of the caller's, so that no rule above can write it
     credentials   the model server's own key, which nothing above needs to see
     forward       pick, lease, attempt, retry
 
@@ -42,6 +44,7 @@ from gateway.config.settings import (
 )
 from gateway.config.values import Network
 from gateway.core.access import Access, Rule
+from gateway.core.certificate import CallerRule, Callers
 from gateway.core.dispatch import Directory
 from gateway.core.outcome import Watcher
 from gateway.core.pick import make as make_policy
@@ -51,6 +54,7 @@ from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
 from gateway.edge.authenticate import Authenticate, Public
 from gateway.edge.authorize import Authorize
+from gateway.edge.certificate import ByCertificate, OneHost, PassCertificate
 from gateway.edge.checked import Checked
 from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
@@ -75,8 +79,11 @@ from gateway.upstream.retrier import Retrier
 
 def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettings | None = None) -> Starlette:
     """The app of a worker. `runtime.snapshot` is read for every request and may be replaced at any time."""
+    listing = Listing(lambda: runtime.snapshot, lambda: runtime.means)
+    if runtime.clients:
+        listing.by_certificate = lambda app, otherwise: _by_certificate(app, otherwise, runtime)
     return Starlette(
-        routes=routes_of(Listing(lambda: runtime.snapshot, lambda: runtime.means)),
+        routes=routes_of(listing),
         middleware=[
             Middleware(
                 Observe,
@@ -87,6 +94,7 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettin
             ),
             *([Middleware(Hsts, settings=hsts)] if hsts else []),
             Middleware(Rescue, judge=runtime.judge),
+            *([Middleware(OneHost, asked_at=runtime.clients.asked_at)] if runtime.clients.differ else []),
             Middleware(Enter, current=lambda: runtime.snapshot),
         ],
     )
@@ -135,6 +143,14 @@ def access_of(name: str, model: ModelSettings) -> Access:
     return Access(name, list(model.versions), rules)
 
 
+def callers_of(settings: Settings) -> Callers:
+    """Whom client certificates prove."""
+    return Callers(
+        CallerRule(each.ca, each.subject, each.san, each.name, None if each.models is None else tuple(each.models))
+        for each in settings.auth.mtls
+    )
+
+
 def split_of(model: ModelSettings) -> Split:
     return Split({version: arm.weight for version, arm in model.versions.items()}, model.default_version)
 
@@ -158,6 +174,8 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     )
     if model.upstream_auth is not None:
         app = ReplaceCredential(app, header=read_credential(model.upstream_auth))
+    if model.pass_certificate:
+        app = PassCertificate(app, fields=model.pass_certificate)
     if model.path != PathSettings() or model.headers != HeaderSettings():
         app = Rewrite(app, path=model.path, headers=model.headers)
     app = Transform(app)
@@ -182,7 +200,7 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     if model.hide:
         app = Admitted(app, methods=model.methods)
     app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
-    app = Authenticate(app, methods=model.auth, means=runtime.means)
+    app = _authenticated(app, model.auth, runtime)
     if model.pass_credentials:
         app = KeepCredential(app)
     return Hide(app, others=others) if model.hide else app
@@ -204,6 +222,22 @@ def retry_rules(retry: RetrySettings) -> RetryRules:
         base=retry.backoff.base,
         longest=retry.backoff.max,
     )
+
+
+def _authenticated(app: ASGIApp, methods: Sequence[str], runtime: Runtime) -> ASGIApp:
+    credentials = [method for method in methods if method != "mtls"]
+    otherwise = None
+    if credentials:
+        otherwise = Authenticate(app, methods=credentials, means=runtime.means)
+    if "mtls" in methods:
+        return _by_certificate(app, otherwise, runtime)
+    assert otherwise is not None, "whoever calls this has methods"
+    return otherwise
+
+
+def _by_certificate(app: ASGIApp, otherwise: ASGIApp | None, runtime: Runtime) -> ASGIApp:
+    app = Public(app, means=runtime.means)  # what a certificate proves, no header may say
+    return ByCertificate(app, callers=runtime.callers, is_revoked=runtime.clients.is_revoked, otherwise=otherwise)
 
 
 def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:

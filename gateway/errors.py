@@ -97,6 +97,13 @@ class TargetTooLong(ClientError):
     message = "The request's target is too long."
 
 
+class Misdirected(ClientError):
+    """A host that this connection's handshake does not speak for (RFC 9110, 15.5.20)."""
+
+    status, code = 421, "misdirected_request"
+    message = "This host asks for client certificates in another way: open a connection of its own to it."
+
+
 class UnsupportedMedia(ClientError):
     """A body of a kind that is not taken here (RFC 9110, 15.5.16)."""
 

@@ -19,13 +19,14 @@ Edit = Callable[[list[Header]], list[Header]]
 class Principal:
     """Who is calling.
 
-    `id` is unique over all kinds and safe to log (a key's id, `issuer|subject` of a JWT); `grants` are globs of
+    `id` is unique over all kinds and safe to log (a key's id, `issuer|subject` of a JWT, `mtls|ca|name` of a
+    client certificate); `grants` are globs of
     `model` or `model@version`, None for everything.
     """
 
     id: str
     name: str
-    kind: str  # key | jwt | basic | anonymous
+    kind: str  # key | jwt | basic | mtls | anonymous
     grants: tuple[str, ...] | None = None
     claims: Mapping[str, Any] = field(default_factory=dict)
     headers: tuple[Header, ...] = ()  # identity to send upstream

@@ -15,7 +15,7 @@ from gateway.edge.credentials import read_credential
 from gateway.edge.tokens import Tokens
 from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError
-from gateway.tls import inspect
+from gateway.tls import clients, inspect
 from gateway.tls.client import context_of
 
 
@@ -59,6 +59,18 @@ def certificates(settings: Settings) -> Iterator[Problem]:
             yield Problem(str(folder / problem.file), 0, "", problem.message)
 
 
+def certificate_warnings(settings: Settings) -> Iterator[Problem]:
+    """What is served, or believed, and yet not as it should be."""
+    folder = settings.tls.certificates
+    if folder.is_dir() and any(folder.glob("*.crt")):
+        for problem in inspect.problems(folder, settings.tls):
+            if not problem.is_error:
+                yield Problem(str(folder / problem.file), 0, "", problem.message)
+    for entry in settings.tls.client_ca.values():
+        for problem in clients.problems(entry):
+            yield Problem(problem.file, 0, "", problem.message)
+
+
 def upstream_tls(settings: Settings) -> Iterator[Problem]:
     """The files for https endpoints can be used."""
     places: dict[UpstreamTLS, tuple[str, ...]] = {}
@@ -72,6 +84,15 @@ def upstream_tls(settings: Settings) -> Iterator[Problem]:
             context_of(tls)
         except ValueError as error:
             yield Problem("", 0, render_key(at), str(error))
+
+
+def client_cas(settings: Settings) -> Iterator[Problem]:
+    """The CAs of clients, and their lists of revoked certificates, can be read."""
+    for name, entry in settings.tls.client_ca.items():
+        try:
+            clients.read(entry)
+        except ValueError as error:
+            yield Problem("", 0, render_key(("tls", "client_ca", name)), str(error))
 
 
 def upstream_auth(settings: Settings) -> Iterator[Problem]:
@@ -114,9 +135,12 @@ def users(settings: Settings) -> Iterator[Problem]:
         yield from unusable_users(settings, error)
 
 
-VALIDATORS = (plugins, issuers, admin, upstream_tls, upstream_auth)
+VALIDATORS = (plugins, issuers, admin, upstream_tls, client_cas, upstream_auth)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 
 EVERYTHING = (*VALIDATORS, keys, users, issuers_keys, certificates)
 """For `gateway check`."""
+
+WARNINGS = (certificate_warnings,)
+"""For `gateway check` as well: the gateway would start with it."""

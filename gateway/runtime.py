@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from starlette.types import Scope
 
 from gateway.config.settings import UpstreamTLS
+from gateway.core.certificate import Callers
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.prefixes import forget
@@ -27,6 +28,7 @@ from gateway.model import Exchange
 from gateway.stores.keys import EMPTY, LiveKeys
 from gateway.stores.leases import SharedLeases
 from gateway.tls.client import UpstreamContexts
+from gateway.tls.clients import ClientCAs
 from gateway.upstream.connections import Connections
 
 
@@ -55,6 +57,8 @@ class Runtime:
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
     tokens: Tokens | None = None
     users: Users | None = None  # None: no file of users
+    clients: ClientCAs = field(default_factory=lambda: ClientCAs({}))
+    callers: Callers = field(default_factory=Callers)  # whom certificates prove
     failures: Failures | None = None  # None: failed attempts are not limited
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints

@@ -159,7 +159,7 @@ def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
     certificates = GaugeMetricFamily(
         "gateway_certificate_days_left", "Until a certificate expires.", labels=("certificate",)
     )
-    for certificate in view.certificates():
+    for certificate in (each for each in view.certificates() if each.expires):
         certificates.add_metric((certificate.name,), (certificate.expires - time.time()) / 86400)
     yield certificates
     if buckets is not None:

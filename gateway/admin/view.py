@@ -35,7 +35,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
 class CertificateView(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # of its files
     hosts: Sequence[str]
-    expires: float  # seconds since the epoch
+    expires: float = 0.0  # seconds since the epoch; 0.0: `name` is that of a file, and nothing of it is served
     problem: str = ""  # what is wrong with it now
 
 

@@ -13,7 +13,7 @@ from gateway.cli.output import fail
 from gateway.config.load import read
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.settings import Settings
-from gateway.preflight import EVERYTHING
+from gateway.preflight import EVERYTHING, WARNINGS
 
 # Looks at what routes.yaml refers to: plugins, certificates, the file of keys. It need not know lines: a problem with
 # an empty `file` gets the line of its `key`.
@@ -28,10 +28,10 @@ def check_command(
         plugin.make_importable(config.absolute().parent)
     except plugin.PluginError as error:
         fail(str(error))
-    raise typer.Exit(check(config, EVERYTHING))
+    raise typer.Exit(check(config, EVERYTHING, WARNINGS))
 
 
-def check(config: Path, validators: Sequence[Validator] = ()) -> int:
+def check(config: Path, validators: Sequence[Validator] = (), advisers: Sequence[Validator] = ()) -> int:
     """Print every problem to standard error, or a summary to standard output. 0: the gateway would take it, 1: not."""
     try:
         settings, marks, warnings = read(config)
@@ -41,8 +41,9 @@ def check(config: Path, validators: Sequence[Validator] = ()) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    warnings += sorted(marks.complete(found) for adviser in advisers for found in adviser(settings))
     for warning in warnings:
-        print(replace(warning, key=f"warning: {warning.key}"), file=sys.stderr)
+        print(replace(warning, key=f"warning: {warning.key}" if warning.key else "warning"), file=sys.stderr)
     print(f"{config}: ok: {_summary(settings)}")
     return 0
 

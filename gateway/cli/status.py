@@ -113,7 +113,8 @@ def _certificates(found: Status) -> list[Table]:
         days = (each.expires - found.now) / _DAY
         style = "red" if each.problem or days < 3 else "yellow" if days < 14 else "green"
         said = each.problem or ("expired" if days < 0 else "valid")
-        _add(table, each.name, ", ".join(each.hosts), int(days // 1), Text(said, style))
+        left = int(days // 1) if each.expires else ""
+        _add(table, each.name, ", ".join(each.hosts), left, Text(said, style))
     return [table]
 
 

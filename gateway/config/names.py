@@ -17,6 +17,7 @@ _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")  # RFC 3986, 3.3
 # The gateway alone writes what describes one connection (RFC 9110, 7.6.1), frames a message (RFC 9112, 6) or names the
 # server that is asked (`preserve_host` decides that).
 OWN_FIELDS = frozenset(name.decode() for name in HOP_BY_HOP) | {"content-length", "host"}
+ALTERNATIVES = ("DNS", "URI", "email", "IP")
 _PER = ("key", "principal", "ip", "model")
 
 
@@ -106,6 +107,19 @@ def parse_host(text: str) -> str:
     return host
 
 
+def parse_host_pattern(text: str) -> str:
+    """The same, or a wildcard for its first label."""
+    return "*." + parse_host(text[2:]) if text.startswith("*.") else parse_host(text)
+
+
+def check_alternative(text: str) -> str:
+    """A glob of a subjectAltName, in OpenSSL's notation, whose kind is certain: an address of mail is no host."""
+    kind, separator, glob = text.partition(":")
+    if not separator or kind not in ALTERNATIVES or not glob:
+        raise ValueError(f"{text!r} is no subjectAltName: it begins with {', '.join(k + ':' for k in ALTERNATIVES)}")
+    return text
+
+
 def check_path(text: str) -> str:
     if not text.startswith("/") or not _PATH.fullmatch(text):
         raise ValueError(f"{text!r} is not a path: it begins with / and has what RFC 3986, 3.3 allows")
@@ -165,6 +179,8 @@ Per = Annotated[str, AfterValidator(parse_per), Kind("key, principal, ip, model 
 ModelName = Annotated[str, Field(max_length=255), AfterValidator(check_model_name), Kind("name")]
 VersionName = Annotated[str, Field(max_length=255), AfterValidator(check_version_name), Kind("name")]
 Host = Annotated[str, AfterValidator(parse_host), Kind("host name")]
+HostPattern = Annotated[str, AfterValidator(parse_host_pattern), Kind("host name")]
+Alternative = Annotated[str, AfterValidator(check_alternative), Kind("glob")]
 Target = Annotated[str, AfterValidator(check_target), Kind("path")]
 Prefix = Annotated[str, AfterValidator(parse_prefix), Kind("path prefix")]
 MatchPrefix = Annotated[str, AfterValidator(parse_match_prefix), Kind("path prefix")]

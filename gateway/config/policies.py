@@ -338,7 +338,9 @@ class AllowSettings(Strict):
 class ModelDefaults(Strict):
     """Policies of a model; all of them may also be in `defaults`."""
 
-    auth: list[Literal["key", "jwt", "basic"]] = setting(["key"], "How callers may prove who they are; [] is public.")
+    auth: list[Literal["key", "jwt", "basic", "mtls"]] = setting(
+        ["key"], "How callers may prove who they are; [] is public."
+    )
     allow: list[AllowSettings] = setting(
         [],
         "Which tokens and users may call it: those that meet any of these; all if empty. What a key may call, the key "
@@ -356,6 +358,9 @@ class ModelDefaults(Strict):
     upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
     upstream_auth: UpstreamAuth | None = setting(None, "The model server's own key; null: none is sent.")
     pass_credentials: bool = setting(False, "Send the caller's credential on to the model server, as it came.")
+    pass_certificate: list[Literal["client-cert", "x-client-cert", "x-forwarded-client-cert"]] = setting(
+        [], "Headers that tell the model server of the caller's TLS certificate; a client's own never pass."
+    )
     retry: RetrySettings = setting({}, "Another attempt where the first one failed and may be repeated.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")

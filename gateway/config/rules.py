@@ -82,6 +82,28 @@ def users_exist(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), message, (("auth",),))
 
 
+def certificates_have_cas(settings: Settings) -> Iterator[Finding]:
+    entries = settings.tls.client_ca
+    at: Path = ("tls", "client_ca")
+    owners: dict[str, str] = {}
+    for entry, each in entries.items():
+        for host in each.hosts or [""]:
+            if owners.setdefault(host, entry) != entry:
+                what = f"clients of {host} already" if host else "all hosts that no other names, too: give it `hosts`"
+                yield Finding((*at, entry), f"{owners[host]} asks {what}")
+    for index, rule in enumerate(settings.auth.mtls):
+        if rule.ca not in entries:
+            known = ", ".join(entries) or "none"
+            yield Finding(("auth", "mtls", index, "ca"), f"tls.client_ca has no {rule.ca!r}; it has {known}", (at,))
+    if not entries:
+        for name, model in settings.models.items():
+            if "mtls" in model.auth:
+                yield Finding(("models", name, "auth"), "takes client certificates, but tls.client_ca has no CA", (at,))
+            if model.pass_certificate:
+                path: Path = ("models", name, "pass_certificate")
+                yield Finding(path, "no client is asked for a certificate: tls.client_ca has no CA", (at,))
+
+
 def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         at: Path = ("models", name)
@@ -202,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     issuers_differ,
     issuers_exist,
     users_exist,
+    certificates_have_cas,
     permissions_have_callers,
     credentials_go_one_way,
     names_are_claimed_once,

@@ -9,7 +9,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from gateway.config.names import Algorithm, Host, ModelName, OwnField
+from gateway.config.certificates import AcmeSettings, CertificateRule, ClientCA, HstsSettings, TLSSettings
+from gateway.config.names import Algorithm, ModelName, OwnField
 from gateway.config.policies import (
     AllowSettings,
     Backoff,
@@ -60,6 +61,8 @@ __all__ = [
     "AuthSettings",
     "Backoff",
     "BalanceSettings",
+    "CertificateRule",
+    "ClientCA",
     "EndpointSettings",
     "FailureSettings",
     "GatewaySettings",
@@ -148,59 +151,6 @@ class GatewaySettings(Strict):
     shutdown: Shutdown = setting({}, "How the gateway ends.")
 
 
-class AcmeSettings(Strict):
-    """A certificate that is issued, and renewed, by itself. Having it means to agree to the CA's terms of service."""
-
-    domains: list[Host] = needed(
-        "Its names; each must lead to `gateway.http` at port 80.", min_length=1, max_length=100
-    )
-    email: Text | None = setting(None, "Where the CA writes to.")
-    directory: WebURL = setting("https://acme-v02.api.letsencrypt.org/directory", "The CA.")
-    challenge: Literal["http-01"] = setting("http-01", "How domains are proved: over plain HTTP, at `gateway.http`.")
-    ca: FilePath | None = setting(None, "PEM file that proves `directory`, for a CA of one's own.")
-
-
-class HstsSettings(Strict):
-    """Strict-Transport-Security (RFC 6797): browsers come to these hosts over https only, for as long as it says."""
-
-    max_age: Duration = setting("365d", "How long a browser remembers; 0: it forgets.")
-    include_subdomains: bool = setting(False, "For all subdomains of the host as well.")
-    preload: bool = setting(False, "Allow browsers to ship with it (hstspreload.org).")
-
-    @model_validator(mode="after")
-    def _may_be_preloaded(self) -> Self:
-        if self.preload and not (self.include_subdomains and self.max_age >= 365 * 86400):
-            raise ValueError("`preload` needs `include_subdomains` and a `max_age` of 365d")
-        return self
-
-
-class TLSSettings(Strict):
-    """The certificates, in one place, and how clients are spoken to."""
-
-    certificates: FilePath = setting(
-        "certs", "Folder: every NAME.crt with its NAME.key is served by SNI; a change is picked up live."
-    )
-    acme: AcmeSettings | None = setting(None, "A certificate from a CA that speaks ACME (RFC 8555).")
-    hsts: HstsSettings | None = setting(None, "Tell browsers to come over https only; null: no.")
-    default_certificate: str = setting(
-        "", "NAME for clients that ask for no host or an unknown one; chosen as docs/certificates.md says if empty."
-    )
-    strict_sni: bool = setting(False, "Refuse the handshake for a host that no certificate names.")
-    profile: Literal["intermediate", "modern", "custom"] = setting(
-        "intermediate", "Mozilla's guideline 6.0; `modern` is TLS 1.3 alone; `custom` takes `ciphers`."
-    )
-    min_version: Literal["1.2", "1.3"] = setting("1.2", "The oldest TLS version that is spoken.")
-    ciphers: str = setting("", "For `profile: custom`: the TLS 1.2 suites, in OpenSSL's notation.")
-    session_tickets: bool = setting(False, "Resume sessions, in every worker; the key lives until a restart.")
-    handshake_timeout: Positive = setting("10s", "From accepting a connection to the end of its handshake.")
-
-    @model_validator(mode="after")
-    def _ciphers_belong_to_custom(self) -> Self:
-        if (self.profile == "custom") != bool(self.ciphers):
-            raise ValueError("`profile: custom` and `ciphers` need each other")
-        return self
-
-
 class Issuer(Strict):
     """One issuer of JWTs; it alone decides what its tokens must look like (RFC 8725). Its keys come from one of
     `jwks_url`, `jwks_file` and `public_key_file`; with none of them, by discovery."""
@@ -260,6 +210,9 @@ class AuthSettings(Strict):
     jwt: list[Issuer] = setting([], "Issuers whose tokens are believed.")
     htpasswd: FilePath | None = setting(
         None, "File of users and their passwords, hashed by bcrypt or argon2 (`htpasswd -B`); picked up live."
+    )
+    mtls: list[CertificateRule] = setting(
+        [], "Whom client certificates prove; of several rules that fit, the first. [] takes all that are verified."
     )
     failures: FailureSettings = setting({}, "How often an address may offer bad credentials.")
 

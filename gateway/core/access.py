@@ -8,6 +8,8 @@ from typing import Any
 
 from gateway.model import Principal
 
+_BY_ENTRY = ("key", "mtls")  # what these may call, their own entries say
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -33,7 +35,8 @@ class Rule:
 
 
 class Access:
-    """Decides for one model. A key's own entry says what it may call; the rules are for all who bring claims."""
+    """Decides for one model. The own entry of a key or certificate says what it may call; the rules are for all who
+    bring claims."""
 
     def __init__(self, model: str, versions: Sequence[str], rules: Iterable[Rule] = ()) -> None:
         self.model = model
@@ -43,7 +46,7 @@ class Access:
     def versions_for(self, principal: Principal, method: str | None) -> tuple[str, ...]:
         """The versions that the principal may call, in their order. `method` None: by any method."""
         granted = tuple(version for version in self.versions if principal.may_call(self.model, version))
-        if not self.rules or principal.kind == "key" or not granted:
+        if not self.rules or principal.kind in _BY_ENTRY or not granted:
             return granted
         met = [rule for rule in self.rules if _is_for(rule, method) and rule.admits(principal)]
         return tuple(version for version in granted if any(_covers(rule, version) for rule in met))

@@ -22,6 +22,9 @@ REPLACED_UPSTREAM = frozenset(
     )
 )  # fmt: skip
 
+# What TLS knows of the caller: only the gateway says it, and only where a route asks for it (`pass_certificate`).
+CERTIFICATE_FIELDS = frozenset((b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-forwarded-client-cert"))
+
 # Never nominated by Connection: naming them would strip what the next hop needs (the "hop-by-hop abuse" attack).
 _PROTECTED = frozenset(
     (

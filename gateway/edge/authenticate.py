@@ -10,6 +10,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.headers import CERTIFICATE_FIELDS
 from gateway.edge.tokens import Tokens, UnknownKid
 from gateway.edge.users import PREFIX as BASIC
 from gateway.edge.users import Users
@@ -65,7 +66,7 @@ class _Names:
 
     def __init__(self, identity: Iterable[bytes]) -> None:
         self.harmless: set[bytes] = set()
-        self._dropped = frozenset(identity) | CREDENTIALS
+        self._dropped = frozenset(identity) | CREDENTIALS | CERTIFICATE_FIELDS
 
     def may_pass(self, name: bytes) -> bool:
         """Judges a name that is not in `harmless`, and puts it there if it belongs and there is room."""

@@ -17,6 +17,7 @@ from gateway.model import ANONYMOUS, Exchange, Principal
 _INDEX_BOUND = 4096  # bytes of a question
 
 Current = Callable[[], Snapshot]
+Wrap = Callable[[ASGIApp, ASGIApp | None], ASGIApp]
 
 
 class Listing:
@@ -25,6 +26,7 @@ class Listing:
     def __init__(self, current: Current, means: Callable[[], Means]) -> None:
         self.current = current
         self.means = means
+        self.by_certificate: Wrap | None = None  # where clients are asked for certificates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.known(self.answer, scope, receive, send)
@@ -33,6 +35,8 @@ class Listing:
         """`answer`, once it is known who is calling, if somebody says so."""
         if any(name in CREDENTIALS for name, _ in scope["headers"]):
             answer = Authenticate(answer, methods=["key", "jwt", "basic"], means=self.means())
+        elif self.by_certificate is not None:
+            answer = self.by_certificate(answer, answer)
         await answer(scope, receive, send)
 
     def shown(self, exchange: Exchange) -> list[tuple[Route, list[str]]]:

@@ -165,6 +165,8 @@ class Controller:
             yield settings.auth.htpasswd
         yield settings.tls.certificates
         yield self.office.config.resolve().parent / "plugins"
+        for asked in settings.tls.client_ca.values():
+            yield from (path for path in (asked.file, asked.crl) if path is not None)
         for tls in _proofs(settings):
             yield from tls.files
         for model in settings.models.values():

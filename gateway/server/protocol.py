@@ -21,11 +21,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.config.settings import Limits
+from gateway.core.certificate import PEER, Peer
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
 from gateway.server.answer import Answer
 from gateway.server.target import prepare
+from gateway.tls.clients import peer_of
 
 _PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
 _PIPELINE_PAUSE = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
@@ -53,8 +55,8 @@ class EdgeProtocol(asyncio.Protocol):
     __slots__ = (
         "answer", "app", "backlog", "begun", "client", "closing", "deadline", "deadlines", "fed", "headers",
         "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "limits", "line", "loop",
-        "parser", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "target", "trailers", "transport",
-        "unfruitful", "window", "write_waiters",
+        "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "target", "trailers",
+        "transport", "unfruitful", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -85,6 +87,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.rate_due = NEVER  # the deadline at which the body's rate is looked at again
         self.window = (0.0, 0)  # when it was looked at, and how many bytes had come by then; (0.0, 0): not yet
         self.refusal: GatewayError | None = None
+        self.peer: Peer | None = None  # where a client certificate was asked for
         self._begin()
 
     # --- the transport's side ---
@@ -97,6 +100,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.client = _address(transport.get_extra_info("peername"))
         self.server = _address(transport.get_extra_info("sockname"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self.peer = peer_of(transport.get_extra_info("ssl_object"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(cast(Any, self))
@@ -310,7 +314,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         exchange = Exchange("", monotonic(), self.client[0])
         exchange.wire_counts = True
-        return {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
             "http_version": version,
@@ -325,6 +329,9 @@ class EdgeProtocol(asyncio.Protocol):
             "server": self.server,
             "exchange": exchange,
         }
+        if self.peer is not None:
+            scope[PEER] = self.peer
+        return scope
 
     def _check_size(self) -> None:
         """Refuse a header section over the limits. Where all that came is under the bound, so is the section; what

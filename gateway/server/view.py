@@ -10,6 +10,7 @@ from gateway.core.metrics import Totals
 from gateway.edge.meters import merge
 from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, ENDING, LOADED, PID, STARTED, WORKER_COUNT
 from gateway.stores.shared import SharedBuckets
+from gateway.tls.store import SUFFIXES
 
 if TYPE_CHECKING:
     from gateway.server.controller import Controller
@@ -79,15 +80,16 @@ class View:
         renewal = self.controller.renewal
         if renewal is not None and renewal.problem is not None:
             problems[renewal.problem.file] = renewal.problem.message
-        return [
+        shown = [
             CertificateView(
                 name=pair.name,
                 hosts=pair.hosts,
                 expires=pair.not_after,
-                problem=problems.get(f"{pair.name}.crt", ""),
+                problem=next(filter(None, (problems.pop(pair.name + suffix, "") for suffix in SUFFIXES)), ""),
             )
             for pair in self.controller.office.certificates.pairs
         ]
+        return shown + [CertificateView(name=file, hosts=(), problem=message) for file, message in problems.items()]
 
     def buckets(self) -> BucketsView | None:
         if not self.controller.reloader.settings.gateway.limits_store.startswith("shared:"):

@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from gateway import plugin
-from gateway.app import compile_snapshot, make_app
+from gateway.app import callers_of, compile_snapshot, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
@@ -127,6 +127,7 @@ class Worker:
             sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),
             buckets=store_of(gateway.limits_store, place.zone),
             leases=leases_of(place.zone, place.slot),
+            clients=self.certificates.clients,
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,
             workers=len(place.slots),
@@ -148,6 +149,8 @@ class Worker:
         if runtime.failures is None or settings.auth.failures != self.settings.auth.failures:
             failures = settings.auth.failures
             runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None
+        if settings.auth.mtls != self.settings.auth.mtls or not runtime.callers.rules:
+            runtime.callers = callers_of(settings)
         runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
         if runtime.tokens is not None:  # the same object: a request that waits for its issuer's new key holds it
             runtime.tokens.adopt(published.jwks)

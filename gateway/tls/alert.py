@@ -1,13 +1,20 @@
-"""A handshake that fails says why: the TLS alert reaches the client (RFC 8446, 6.2).
+"""A handshake that fails says why: the TLS alert reaches the client (RFC 8446, 6.2). And one may begin on another
+context than the socket's, as its ClientHello has it.
 
 asyncio and uvloop close the connection as soon as `do_handshake` raises, without sending what OpenSSL has just written
 for the client, which then sees a connection that ended for no reason. Both send it when the handshake wants to
 read; so that is what it says, once, and it fails at whatever comes next: the client closing, its next byte, or the
 handshake's deadline.
+
+The choice cannot be left to the callback for SNI. OpenSSL has decided by then whether a client is asked for its
+certificate (SSL_set_SSL_CTX does not change that), and has no callback for what ALPN says that Python would pass on.
 """
 
 import ssl
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.tls.hello import Incomplete
 
 
 class Tally(Protocol):
@@ -21,13 +28,20 @@ class Tally(Protocol):
 class AlertingObject(ssl.SSLObject):
     """The TLS state of one connection."""
 
+    incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
     tally: Tally | None = None
+    choose: "Choose | None" = None
+    client_ca = ""  # the entry of `tls.client_ca` that asked for a certificate
+    is_validation = False
+    _sslobj: Any
     _failure: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
         if self._failure is not None:
             raise self._failure
+        if self.choose is not None:
+            self._begin(self.choose)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
@@ -42,11 +56,36 @@ class AlertingObject(ssl.SSLObject):
         if self.tally is not None:
             cipher = self.cipher()
             self.tally.count_handshake(self.version() or "", cipher[0] if cipher else "")
+        if self.is_validation:  # nothing more is said, once the last of the handshake was sent (RFC 8737, 3)
+            self._failure = ssl.SSLError(ssl.SSL_ERROR_ZERO_RETURN, "the connection was for a validation")
+            raise ssl.SSLWantReadError
+
+    def _begin(self, choose: "Choose") -> None:
+        """Look at the ClientHello, and leave it to the context that it calls for. Raises SSLWantReadError until all of
+        it is there."""
+        hello = self.incoming.read()
+        self.incoming.write(hello)
+        try:
+            context = choose(hello) if hello else None
+        except Incomplete:
+            raise ssl.SSLWantReadError from None
+        if not hello:
+            return
+        self.choose = None
+        if context is not None:
+            # `SSLObject` has one attribute, and every method of it looks there: so it has been since Python 3.5.
+            fresh: Any = ssl.SSLContext.wrap_bio(context, self.incoming, self.outgoing, server_side=True)
+            self._sslobj = fresh._sslobj
+            self._sslobj.owner = self  # whom OpenSSL's callbacks are given
+            self.client_ca, self.is_validation = context.client_ca, context.is_validation
 
 
 class AlertingContext(ssl.SSLContext):
     sslobject_class = AlertingObject
     tally: Tally | None = None  # of the connections that begin on this context
+    choose: "Choose | None" = None  # the context for a ClientHello; None: this one
+    client_ca = ""  # the entry of `tls.client_ca` that it asks for certificates for
+    is_validation = False  # an ACME CA looks for its proof: nothing is served
 
     def wrap_bio(
         self,
@@ -58,6 +97,11 @@ class AlertingContext(ssl.SSLContext):
     ) -> ssl.SSLObject:
         tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         if isinstance(tls, AlertingObject):
-            tls.outgoing = outgoing
+            tls.incoming, tls.outgoing = incoming, outgoing
             tls.tally = self.tally
+            tls.choose = self.choose
         return tls
+
+
+Choose = Callable[[bytes], AlertingContext | None]
+"""Raises `Incomplete` for the beginning of a ClientHello."""

@@ -19,11 +19,12 @@ DAY = 86400.0
 
 
 def problems(folder: Path, settings: TLSSettings | None = None) -> list[Problem]:
-    """What is wrong with the certificates of `folder`, for `gateway check`; nothing is changed."""
+    """What is wrong with the certificates of `folder`, for `gateway check`; nothing is changed. Those of clients' CAs
+    are no part of it."""
     if is_without_pairs(folder):
         return [Problem(str(folder), "holds no certificate: a start makes one for development", is_error=False)]
     try:
-        store = CertificateStore(folder, settings)
+        store = CertificateStore(folder, settings and settings.model_copy(update={"client_ca": {}}))
     except ValueError as error:
         return [Problem("routes.yaml", str(error))]
     found = store.reload()

@@ -4,6 +4,9 @@ A handshake begins on one context, made before the workers fork and never replac
 for that of the host asked for. OpenSSL keeps using the session ticket key of the first context, so tickets, if they are
 on, outlive reloads and are understood by every worker, and one of a host resumes for another: whoever asks clients for
 certificates by host must leave them off. A connection keeps what it began with.
+
+Where a host asks clients for certificates (`tls.client_ca`), the handshake begins on a context that does so, chosen by
+a look at the ClientHello; the callback refuses whoever OpenSSL then finds to be asking for a host of another kind.
 """
 
 import logging
@@ -16,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.settings import TLSSettings
+from gateway.tls.alert import AlertingContext
+from gateway.tls.clients import ClientCAs
 from gateway.tls.context import server_context
+from gateway.tls.hello import read_hello
 from gateway.tls.index import Group, Index
 from gateway.tls.pair import BadPair, Pair, Problem, read_pair
 
@@ -62,7 +68,9 @@ class CertificateStore:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._index = Index()
-        self._contexts: dict[Group, ssl.SSLContext] = {}  # the least recently used first
+        self._contexts: dict[tuple[Group, str], ssl.SSLContext] = {}  # the least recently used first
+        self.clients = ClientCAs(self._settings.client_ca)
+        self._beginnings: dict[str, AlertingContext] = {}  # by entry of `tls.client_ca`
         self._reloading = threading.Lock()
         server_context(self._settings)  # or it raises, now rather than in a handshake
 
@@ -72,6 +80,27 @@ class CertificateStore:
         """The context to listen with."""
         context = server_context(self._settings)
         context.sni_callback = self._exchange
+        if self.clients:
+            context.choose = self._choose
+        return context
+
+    def _choose(self, data: bytes) -> AlertingContext | None:
+        """Where the handshake begins that a ClientHello asks for; None: on the socket's own context."""
+        try:
+            host = read_hello(data).host
+        except ValueError:  # OpenSSL says so to the client
+            return None
+        ca = self.clients.asked_at(host)
+        if not ca:
+            return None
+        known = self._beginnings  # this dictionary: a reload, in its thread, puts another one in its place
+        context = known.get(ca)
+        if context is None:
+            context = server_context(self._settings)
+            context.client_ca = ca
+            self.clients.demand(ca, context)
+            context.sni_callback = self._exchange
+            known[ca] = context
         return context
 
     def find(self, host: str | None) -> Group | None:
@@ -81,12 +110,15 @@ class CertificateStore:
             group = self._index.default
         return group or None
 
-    def _exchange(self, tls: ssl.SSLObject | ssl.SSLSocket, host: str | None, _: ssl.SSLContext) -> int | None:
+    def _exchange(self, tls: ssl.SSLObject | ssl.SSLSocket, host: str | None, began: ssl.SSLContext) -> int | None:
         group = self.find(host)
         if group is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        ca = self.clients.asked_at(host)
+        if isinstance(began, AlertingContext) and began.client_ca != ca:
+            return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
         try:
-            tls.context = self._context(group)
+            tls.context = self._context(group, ca)
         except OSError as error:  # also ssl.SSLError
             logger.error(  # noqa: TRY400 - where it was raised says nothing
                 "certificate %s cannot be used: %s", group, error
@@ -94,15 +126,18 @@ class CertificateStore:
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         return None
 
-    def _context(self, group: Group) -> ssl.SSLContext:
-        context = self._contexts.pop(group, None)
+    def _context(self, group: Group, ca: str) -> ssl.SSLContext:
+        known = self._contexts
+        context = known.pop((group, ca), None)
         if context is None:
             context = server_context(self._settings)
             for pair in group:
                 pair.load_into(context)
-            if len(self._contexts) >= self._limit:
-                del self._contexts[next(iter(self._contexts))]
-        self._contexts[group] = context
+            if ca:
+                self.clients.demand(ca, context)  # a client is verified by what the exchanged context trusts
+            if len(known) >= self._limit:
+                del known[next(iter(known))]
+        known[group, ca] = context
         return context
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -114,7 +149,14 @@ class CertificateStore:
         last good state is served on, so is everything if the folder is unreadable or has become empty.
         """
         with self._reloading:
-            return self._reload()
+            return sorted([*self._reload_clients(), *self._reload()])
+
+    def _reload_clients(self) -> list[Problem]:
+        before = self.clients.generation
+        problems = self.clients.reload(self._clock())
+        if self.clients.generation != before:
+            self._contexts, self._beginnings = {}, {}
+        return problems
 
     def _reload(self) -> list[Problem]:
         try:
@@ -131,10 +173,10 @@ class CertificateStore:
         index = Index(pairs, default=self._settings.default_certificate, now=now)
         groups = index.groups()
         # Of the old contexts only those still in use, lest the keys of replaced certificates stay in memory.
-        self._contexts = {group: context for group, context in self._contexts.copy().items() if group in groups}
+        self._contexts = {known: context for known, context in self._contexts.copy().items() if known[0] in groups}
         self._known, self._index = known, index
         problems += [problem for pair in pairs for problem in pair.warnings(now)]
-        return sorted([*problems, *self._default_problems()])
+        return [*problems, *self._default_problems()]
 
     def _look(self, found: dict[str, _Stamp]) -> dict[str, _Known]:
         proofs = _Proofs(self._settings)

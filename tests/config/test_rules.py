@@ -22,6 +22,10 @@ BROKEN = {  # rule -> (file, what is said)
         f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
         "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",
     ),
+    "certificates_have_cas": (
+        f"tls: {{client_ca: {{a: {{file: a, hosts: [H.org]}}, b: {{file: b, hosts: [h.org]}}}}}}\n{MODEL}",
+        "routes.yaml:1: tls.client_ca.b: a asks clients of h.org already",
+    ),
     "permissions_have_callers": (
         "models:\n  m: {allow: [{scope: s}], versions: {v: {endpoints: [http://h]}}}\n",
         "routes.yaml:2: models.m.allow[0]: speaks of tokens, but `auth` takes no jwt",
@@ -337,3 +341,34 @@ def test_hosts_in_networks_of_ones_own(host):
 )
 def test_hosts_that_may_be_anywhere(host):
     assert not is_private(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            f"tls: {{client_ca: {{a: {{file: a}}, b: {{file: b}}}}}}\n{MODEL}",
+            "routes.yaml:1: tls.client_ca.b: a asks all hosts that no other names, too: give it `hosts`",
+        ),
+        (
+            f"tls: {{client_ca: {{a: {{file: a}}}}}}\nauth: {{mtls: [{{ca: b}}]}}\n{MODEL}",
+            "routes.yaml:2: auth.mtls[0].ca: tls.client_ca has no 'b'; it has a",
+        ),
+        (model("auth: [mtls]"), "routes.yaml:3: models.m.auth: takes client certificates, but tls.client_ca has no CA"),
+        (
+            model("pass_certificate: [client-cert]"),
+            "routes.yaml:3: models.m.pass_certificate: no client is asked for a certificate: tls.client_ca has no CA",
+        ),
+        (
+            f"tls: {{client_ca: {{a: {{file: a}}}}, session_tickets: true}}\n{MODEL}",
+            "routes.yaml:1: tls: `session_tickets` would let a session of one host prove a client to another: "
+            "`client_ca`",
+        ),
+        (
+            f"tls: {{client_ca: {{a: {{file: a}}}}}}\nauth: {{mtls: [{{ca: a, san: x.test}}]}}\n{MODEL}",
+            "routes.yaml:2: auth.mtls[0].san: 'x.test' is no subjectAltName: it begins with DNS:, URI:, email:, IP:",
+        ),
+    ],
+)
+def test_what_is_said_of_client_certificates_must_fit_together(text, said):
+    assert problems_of(text) == [said]

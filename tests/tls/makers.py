@@ -43,6 +43,7 @@ class Leaf:
     start: float = -1
     days: float = 90
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH
+    subject: str = "CN=leaf"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def make(*hosts: str, **wanted: object) -> Made:
 def sign(leaf: Leaf, authority: Authority | None = None) -> Made:
     authority = authority or AUTHORITY
     key = KEY_MAKERS[leaf.kind]()
-    builder = x509.CertificateBuilder().subject_name(_name("leaf")).issuer_name(authority.certificate.subject)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name.from_rfc4514_string(leaf.subject))
+        .issuer_name(authority.certificate.subject)
+    )
     builder = _dated(builder, leaf.start, leaf.days)
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     if leaf.hosts:
@@ -103,6 +108,18 @@ def sign(leaf: Leaf, authority: Authority | None = None) -> Made:
     chain = certificate.public_bytes(PEM) + (authority.pem + authority.above if authority is not AUTHORITY else b"")
     plain = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Made(chain, plain)
+
+
+def revoke(authority: Authority, *revoked: Made, days: float = 30) -> bytes:
+    """The authority's list of revoked certificates, in PEM; `days` until the next is due."""
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
+    builder = builder.last_update(now - datetime.timedelta(days=40)).next_update(now + datetime.timedelta(days=days))
+    for made in revoked:
+        serial = x509.load_pem_x509_certificate(made.chain).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(PEM)
 
 
 def with_sha1(made: Made) -> Made:
@@ -118,6 +135,10 @@ def trust(folder: Path, authority: Authority | None = None) -> Path:
 
 
 def _general(host: str) -> x509.GeneralName:
+    if "://" in host:
+        return x509.UniformResourceIdentifier(host)
+    if "@" in host:
+        return x509.RFC822Name(host)
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:
