@@ -20,6 +20,7 @@
     rewrite       the route's rules see the request as it will be sent
     certificate   what the model server is told of the caller's, so that no rule above can write it
     credentials   the model server's own key, which nothing above needs to see
+    infer         the prompt, where a policy reads it: the body as it will be sent
     forward       pick, lease, attempt, retry
 
 A route's chain has just the layers that it uses, and is compiled when the snapshot is.
@@ -46,10 +47,12 @@ from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.certificate import CallerRule, Callers
 from gateway.core.dispatch import Directory
+from gateway.core.inference import Informed
 from gateway.core.outcome import Watcher
+from gateway.core.pick import PROMPTED
 from gateway.core.pick import make as make_policy
 from gateway.core.retry import STATUSES, RetryRules
-from gateway.core.snapshot import Pool, Route, Snapshot
+from gateway.core.snapshot import Pool, PromptPolicy, Route, Snapshot
 from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
 from gateway.edge.authenticate import Authenticate, Public
@@ -58,13 +61,14 @@ from gateway.edge.certificate import ByCertificate, OneHost, PassCertificate
 from gateway.edge.checked import Checked
 from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
-from gateway.edge.hashkey import key_of
+from gateway.edge.hashkey import key_of_model
 from gateway.edge.hide import Admitted, Hide
 from gateway.edge.hsts import Hsts
 from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
 from gateway.edge.observe import Observe
+from gateway.edge.prompt import Infer
 from gateway.edge.rescue import Rescue
 from gateway.edge.rewrite import Rewrite
 from gateway.edge.split import ChooseVersion
@@ -160,6 +164,8 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     tls = arm.upstream_tls or model.upstream_tls
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
     policy = make_policy(arm.balance or model.balance, endpoints)
+    if isinstance(policy, PromptPolicy):
+        policy = Informed(policy)
     watchers = (policy,) if isinstance(policy, Watcher) else ()
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version, watchers)
 
@@ -168,10 +174,12 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     """The layers of one route, innermost first."""
     app: ASGIApp = Forward(
         means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
-        key_of=key_of(model.balance),
+        key_of=key_of_model(model),
         retrier=retrier_of(name, model.retry, runtime),
         rng=runtime.rng,
     )
+    if any((arm.balance or model.balance).policy in PROMPTED for arm in model.versions.values()):
+        app = Infer(app, bound=model.json_bytes)
     if model.upstream_auth is not None:
         app = ReplaceCredential(app, header=read_credential(model.upstream_auth))
     if model.pass_certificate:

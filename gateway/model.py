@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateway.core.dispatch import Target
     from gateway.core.endpoint import Endpoint
+    from gateway.core.inference import Inference
     from gateway.core.snapshot import Pool, Route
     from gateway.errors import GatewayError
 
@@ -63,9 +64,9 @@ class Exchange:
 
     __slots__ = (
         "allowed_versions", "answer_edits", "answer_headers", "attempts", "body", "bytes_in", "bytes_out",
-        "client_ip", "departed", "endpoint", "error", "extras", "fields", "first_byte", "is_trusted", "limit_verdict",
-        "named", "on_leave", "path", "pool", "preferred", "principal", "request_id", "route", "started", "status",
-        "target", "version", "wire_counts",
+        "client_ip", "departed", "endpoint", "error", "extras", "fields", "first_byte", "inference", "is_trusted",
+        "limit_verdict", "named", "on_leave", "path", "pool", "preferred", "principal", "request_id", "route",
+        "started", "status", "target", "version", "wire_counts",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float, client_ip: str) -> None:
@@ -85,6 +86,7 @@ class Exchange:
         self.principal: Principal = ANONYMOUS
         self.path = b""  # raw path the upstream will see; the query stays in the scope
         self.body: bytes | None = None  # the whole body, where a layer had to read it
+        self.inference: Inference | None = None  # where the route's policy reads prompts
         self.answer_headers: list[Header] = []  # what layers add to whatever answer is given
         self.answer_edits: list[Edit] = []  # what layers do to the fields of the upstream's answer, outermost first
         self.limit_verdict = ""  # admitted | limited; "" where nothing limits

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gateway.core.access import Access
 from gateway.core.dispatch import Directory
@@ -22,11 +22,13 @@ Chain = Callable[[Any, Any, Any], Awaitable[None]]
 class Policy(Protocol):
     """How a pool chooses; see `pick/`."""
 
-    def pick(self, candidates: Sequence[Endpoint], key: bytes, now: float, rng: Random) -> Endpoint:
-        """Choose among `candidates` (never empty, a subset of the pool's endpoints). `key` is what a hash hashes."""
+    def pick(self, candidates: Sequence[Endpoint], key: Any, now: float, rng: Random) -> Endpoint:
+        """Choose among `candidates` (never empty, a subset of the pool's endpoints). `key` is what it picks by: the
+        bytes that a hash hashes, or an `Inference`."""
         ...
 
 
+@runtime_checkable
 class PromptPolicy(Policy, Protocol):
     """A policy that reads prompts; `pick` is for what has none. See `pick/prompted.py`."""
 

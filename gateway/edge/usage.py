@@ -1,24 +1,19 @@
 """How many tokens a request takes: an estimate before it runs, and what its answer says afterwards.
 
-Only routes with a limit in tokens have this in their chain. Of an answer no more is kept than its last few kilobytes,
-where `usage` is (OpenAI's APIs and those who speak them; a stream has it in its last chunk if the client or the server
-asks for it), and no more is looked at than its events are counted.
+Only routes with a limit in tokens have this in their chain.
 """
 
-import json
-from collections import deque
 from collections.abc import Awaitable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.types import Message, Scope, Send
 
 from gateway.core.headers import get
+from gateway.core.usage import Tail, last_usage
 from gateway.model import Exchange
 
-_TAIL: Final = 4096  # bytes of an answer's end that are kept; vLLM, SGLang and llama.cpp put `usage` in the last 1 KiB
 _BYTES_PER_TOKEN: Final = 4  # of English text, by OpenAI's rule of thumb
-_scan = json.JSONDecoder().raw_decode
 
 
 class _Options(msgspec.Struct):
@@ -27,7 +22,7 @@ class _Options(msgspec.Struct):
     max_new_tokens: int | None = None
 
 
-class _Wish(msgspec.Struct):
+class Wish(msgspec.Struct):
     """How much a request may generate, as the known APIs call it."""
 
     max_completion_tokens: int | None = None
@@ -42,7 +37,7 @@ class _Wish(msgspec.Struct):
         return max(each, 0) * max(self.n or 1, 1)
 
 
-_decode_wish = msgspec.json.Decoder(_Wish).decode
+_decode_wish = msgspec.json.Decoder(Wish).decode
 
 
 class Estimate(NamedTuple):
@@ -71,33 +66,20 @@ def estimate(exchange: Exchange, scope: Scope) -> Estimate:
 class Usage:
     """A `send` that finds out what its answer took."""
 
-    __slots__ = ("bytes", "events", "is_stream", "kept", "parts", "send", "status")
+    __slots__ = ("send", "status", "tail")
 
     def __init__(self, send: Send) -> None:
         self.send = send
         self.status = 0
-        self.is_stream = False
-        self.bytes = 0
-        self.events = 0
-        self.parts: deque[bytes] = deque()  # the last _TAIL bytes, and what else is in the oldest part
-        self.kept = 0
+        self.tail = Tail()
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.body":
-            self._look(message.get("body", b""))
+            self.tail.add(message.get("body", b""))
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            self.is_stream = b"event-stream" in (get(message["headers"], b"content-type") or b"")
+            self.tail.is_stream = b"event-stream" in (get(message["headers"], b"content-type") or b"")
         return self.send(message)
-
-    def _look(self, body: bytes) -> None:
-        self.bytes += len(body)
-        if self.is_stream:
-            self.events += body.count(b"data:")
-        self.parts.append(body)
-        self.kept += len(body)
-        while self.kept - len(self.parts[0]) >= _TAIL:
-            self.kept -= len(self.parts.popleft())
 
     def tokens(self, expected: Estimate, *, has_left: bool) -> int:
         """What to charge for. A request that failed costs nothing, unless its client left: that costs the prompt, and
@@ -106,24 +88,17 @@ class Usage:
             return expected.prompt if has_left else 0
         if self.status >= 400:
             return 0
-        told = usage_in(b"".join(self.parts), expected.prompt)
+        tail = self.tail
+        told = usage_in(tail.end(), expected.prompt)
         if told is not None:
             return told
-        return expected.prompt + (self.events if self.is_stream else self.bytes // _BYTES_PER_TOKEN)
+        return expected.prompt + (tail.events if tail.is_stream else tail.bytes // _BYTES_PER_TOKEN)
 
 
 def usage_in(tail: bytes, prompt: int) -> int | None:
-    """Tokens in all, by the last `usage` object in the end of an answer; `prompt` stands in for a count it lacks.
-
-    Inside a JSON string the name's closing quote would be escaped, so that no text a model writes is taken for it."""
-    start = tail.rfind(b'"usage":')
-    if start < 0:
-        return None
-    try:
-        usage: Any = _scan(tail[start + 8 :].decode("utf-8", "replace").lstrip())[0]
-    except ValueError:
-        return None
-    if not isinstance(usage, dict):
+    """Tokens in all, by the end of an answer; `prompt` stands in for a count it lacks."""
+    usage = last_usage(tail)
+    if usage is None:
         return None
     total = usage.get("total_tokens")
     if not isinstance(total, int):
