@@ -139,6 +139,13 @@ class ClientLeft(ClientError):
     message = "The client left before the answer was complete."
 
 
+class DeadlineExceeded(ClientError):
+    """The time is over that the client itself gave the request (`x-request-timeout`, `grpc-timeout`)."""
+
+    status, code, kind = 504, "deadline_exceeded", "timeout_error"
+    message = "The time that was given for this request is over."
+
+
 # --- the gateway's fault ----------------------------------------------------------------------------------------------
 
 

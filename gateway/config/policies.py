@@ -187,7 +187,8 @@ class HealthSettings(Strict):
 
 
 class Timeouts(Strict):
-    """How long the model server may take; beyond it 504, or a broken-off answer if it had begun."""
+    """How long the model server may take; beyond it 504, or a broken-off answer if it had begun. A client may give its
+    request less than `total`: `x-request-timeout: 5`, `500ms`, `2m`, or gRPC's `grpc-timeout`."""
 
     connect: Positive = setting("5s", "To accept a connection, TLS included.")
     first_byte: Positive = setting("2m", "From the request's end to the first byte of the answer.")

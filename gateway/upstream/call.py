@@ -11,7 +11,8 @@ from gateway.config.settings import Timeouts
 from gateway.core.endpoint import Endpoint
 from gateway.core.headers import HOP_BY_HOP, get_all, nominated
 from gateway.core.retry import asked_pause
-from gateway.errors import ClientLeft, GatewayError, UpstreamUnwilling
+from gateway.core.timeouts import reduced
+from gateway.errors import ClientLeft, ConnectTimeout, DeadlineExceeded, GatewayError, UpstreamUnwilling
 from gateway.model import Exchange, Header
 from gateway.upstream.connection import Connection
 from gateway.upstream.connections import Connections
@@ -41,8 +42,8 @@ class Call:
     """One request on its way: what every attempt at it shares."""
 
     __slots__ = (
-        "body", "exchange", "failures", "is_answered", "is_fresh", "is_head", "is_sent", "is_whole", "means", "pause",
-        "receive", "scope", "send", "stale", "total", "tried", "watch",
+        "body", "exchange", "failures", "is_answered", "is_fresh", "is_head", "is_hurried", "is_sent", "is_whole",
+        "means", "pause", "receive", "scope", "send", "stale", "total", "tried", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class Call:
         self.is_head = scope["method"] == "HEAD"
         self.is_sent = is_whole
         self.total = monotonic() + means.timeouts.total  # when all must be over
+        self.is_hurried = False  # the client wants it over at `total`
         self.tried: list[Endpoint] = []  # that failed it
         self.failures = 0  # attempts that failed, but for stale connections
         self.pause = 0.0  # seconds until the next attempt
@@ -66,6 +68,21 @@ class Call:
         self.is_fresh = False  # only a new connection will do
         self.watch: Watch | None = None  # of the present attempt, where somebody watches
 
+    def hurry(self, seconds: float) -> None:
+        """The client gives the request so many seconds from its beginning. Raises DeadlineExceeded if they are over."""
+        end = self.exchange.started + seconds
+        if end < self.total:
+            self.is_hurried = True
+            self.total = end
+        self.tell_time()
+
+    def tell_time(self) -> None:
+        """Have the request say how much of its time is left. Raises DeadlineExceeded."""
+        left = self.total - monotonic()
+        if left <= 0 and self.is_hurried:
+            raise DeadlineExceeded
+        self.scope["headers"] = reduced(self.scope["headers"], left)
+
     async def attempt(self, endpoint: Endpoint) -> None:
         """Send the request to `endpoint` and its answer to the client. Raises GatewayError."""
         means, exchange = self.means, self.exchange
@@ -73,12 +90,16 @@ class Call:
         # A body that cannot be sent twice never goes over a kept-alive connection, which may prove stale.
         connection = connections.take() if self.is_whole and not self.is_fresh else None
         if connection is None:
-            connection = await connections.open(means.timeouts.connect)
+            connection = await self._open(connections)
         upload: asyncio.Task[None] | None = None
+        alarm: asyncio.TimerHandle | None = None
         try:
             if exchange.departed:
                 raise ClientLeft
             exchange.on_leave = connection.cancel
+            if self.is_hurried:  # to the point, which sweeps of deadlines are not
+                self.tell_time()
+                alarm = means.loop.call_later(self.total - monotonic(), connection.fail, DeadlineExceeded())
             began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
             if self.is_whole:
@@ -98,7 +119,19 @@ class Call:
             exchange.on_leave = None
             if upload is not None:
                 upload.cancel()
+            if alarm is not None:
+                alarm.cancel()
             connections.give_back(connection, is_sent=self.is_sent)
+
+    async def _open(self, connections: Connections) -> Connection:
+        """A new connection, in the time that there is for it."""
+        left = self.total - monotonic()
+        try:
+            return await connections.open(min(self.means.timeouts.connect, left))
+        except ConnectTimeout as error:
+            if self.is_hurried and monotonic() >= self.total:
+                raise DeadlineExceeded from error
+            raise
 
     def _is_refused(self, endpoint: Endpoint, reply: Reply) -> bool:
         """The endpoint says that it cannot, and another attempt will be made."""

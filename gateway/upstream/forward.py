@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.retry import cause_of
+from gateway.core.timeouts import GRPC, OURS, given
 from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection, UpstreamUnwilling
 from gateway.model import Exchange
 from gateway.upstream.call import Call, Means
@@ -46,6 +47,8 @@ class Forward:
         if not is_whole and self.retrier.rules.is_safe(scope["method"], exchange.fields):
             body, is_whole = await self._gather(receive, body)
         call = Call(self.means, scope, receive, send, body, is_whole=is_whole)
+        if OURS in exchange.fields or GRPC in exchange.fields:
+            call.hurry(given(exchange.fields))
         key = self.key_of(scope, exchange) if self.key_of is not None else b""
         while True:
             endpoint = exchange.endpoint = self.pick(exchange, key, call.tried)

@@ -151,6 +151,7 @@ class Bench:
         fields: Sequence[Header] = (),
         body: bytes | Sequence[bytes] = b"",
         exchange: Exchange | None = None,
+        answer: Answer | None = None,
     ) -> Answer:
         """Raises GatewayError, as the layers above would see it; `exchange.error` is theirs to set."""
         exchange = exchange or self.exchange()
@@ -159,7 +160,7 @@ class Bench:
             "method": method, "scheme": "https", "http_version": "1.1", "query_string": b"", "client": ("127.0.0.1", 1),
             "headers": list(fields), "exchange": exchange,
         }  # fmt: skip
-        answer = Answer()
+        answer = answer or Answer()
         parts = [body] if isinstance(body, bytes) else list(body)
 
         async def receive() -> dict[str, Any]:
