@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.core import standing as traffic
 from gateway.core.work import Cells, Work
 
 # The mean lifetime of a latency sample, in seconds: Finagle's default decayTime for PeakEwma. It is both the time
@@ -67,8 +68,10 @@ class Row(NamedTuple):
     health: Sequence[int]  # Health, written by the controller
     in_flight: MutableSequence[int] | memoryview  # written by this worker alone
     others: Sequence[Sequence[int]] = ()  # the other workers' in-flight counts
-    changes: Sequence[int] = ()  # one cell, raised by the controller after it wrote any health; () if nobody counts
+    changes: Sequence[int] = ()  # one cell, a new number after anybody wrote what decides who is open; (): nobody does
     work: Cells | None = None  # tokens and streams, for policies that read prompts
+    since: Sequence[float] = ()  # when it came up, written by the controller: monotonic seconds
+    standing: traffic.Cells | None = None  # what real traffic says
 
 
 class Endpoint:
@@ -81,7 +84,7 @@ class Endpoint:
 
     __slots__ = (
         "address", "credit", "id", "in_flight", "latency", "latency_at", "multiplier", "peak", "pending", "picked_at",
-        "rank", "row", "slot", "url", "weight", "work",
+        "rank", "row", "slot", "standing", "url", "weight", "work",
     )  # fmt: skip
 
     def __init__(self, url: str, slot: int, row: Row, weight: float = 1.0) -> None:
@@ -99,6 +102,7 @@ class Endpoint:
         self.peak = 0.0  # the same, jumping up to each worst case; 0.0: no sample yet
         self.rank = -inf  # what least_response_time compares; -inf: no sample yet
         self.work = Work(slot, row.work)
+        self.standing = traffic.Standing(int.from_bytes(digest[:6], "big") or 1, slot, row.standing)
         self.credit = 0.0  # what round robin owes it
         self.picked_at = -inf  # when round robin last chose it
         self.multiplier = float(2**24 + (int.from_bytes(digest, "big") >> 12) * 2.0**-28)  # see pick/rendezvous.py

@@ -7,8 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from gateway.core.access import Access
 from gateway.core.dispatch import Directory
+from gateway.core.ejection import Ejected, Ejector, Rules
 from gateway.core.endpoint import Endpoint
-from gateway.core.load import OpenList
+from gateway.core.openlist import OpenList
 from gateway.core.outcome import Watcher
 from gateway.core.prompt import Prompt
 from gateway.core.split import Split
@@ -52,14 +53,57 @@ class Pool:
     served_model: str  # what the upstream calls the model
     served_version: str | None  # what it calls the version; None: as the client says
     watchers: tuple[Watcher, ...] = ()  # told of every attempt: see `core/outcome.py`
+    rules: Rules | None = None  # what traffic may do to who is asked; None: nothing
+    on_eject: Callable[[Ejected], None] | None = None  # told of whom they leave out
+    _ejector: Ejector | None = field(init=False, repr=False)
     _open: OpenList = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._open = OpenList(self.endpoints)
+        self._ejector = Ejector(self.endpoints, self.rules) if self.rules is not None else None
+        self._open = OpenList(self.endpoints, self._ejector, self.on_eject)
 
-    def candidates(self, tried: Collection[Endpoint] = ()) -> Sequence[Endpoint]:
-        """Endpoints that may take new work: those that are up; failing that, those not yet checked. `tried` are out."""
-        return self._open.candidates(tried)
+    def candidates(self, tried: Collection[Endpoint] = (), now: float = 0.0) -> Sequence[Endpoint]:
+        """Endpoints that may take new work: those that are up; failing that, those not yet checked. `tried` are out.
+        `now` 0.0: as of the last time that somebody asked."""
+        return self._open.candidates(tried, now)
+
+    def pick(self, key: Any, now: float, rng: Random, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """The policy's choice for a request that will be sent there now; None: none is open."""
+        candidates = self._open.candidates(tried, now)
+        if not candidates:
+            return None
+        endpoint = self.policy.pick(candidates, key, now, rng)
+        if endpoint.standing.is_unproven:
+            self.prove(endpoint, now)
+        return endpoint
+
+    def may_keep(self, endpoint: Endpoint, now: float) -> bool:
+        """A session that is at `endpoint` may stay there."""
+        if not endpoint.may_keep:
+            return False
+        self._open.candidates((), now)  # what is known of it is as new as that
+        standing = endpoint.standing
+        return not standing.is_out or standing.is_spared or standing.is_unproven
+
+    def prove(self, endpoint: Endpoint, now: float) -> None:
+        """A request is sent to one that is not trusted again yet: until it has ended, it is the only one."""
+        rules = self.rules
+        if rules is not None and (endpoint.standing.is_out or not rules.is_keyed):
+            endpoint.standing.begin_trial(now)
+
+    @property
+    def reopens(self) -> float:
+        """When endpoints that traffic left out may be asked again; inf: that is not why none is open."""
+        return self._open.reopens
+
+    # --- what became of it ---
+
+    def fail(self, endpoint: Endpoint, now: float, *, is_gone: bool = False) -> None:
+        """An exchange at `endpoint` failed by its fault. `is_gone`: no answer of its own came."""
+        if self._ejector is not None:
+            for ejected in self._ejector.fail(endpoint, now, is_gone=is_gone):
+                if self.on_eject is not None:
+                    self.on_eject(ejected)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class Split:
             return self.default
         if len(self.bounds) == 1:
             return self.versions[0]
-        return self.versions[bisect_right(self.bounds, rng.random() * self.bounds[-1])]
+        return self.versions[bisect_right(self.bounds, rng.random() * self.bounds[-1], 0, len(self.bounds) - 1)]
 
     def __repr__(self) -> str:
         return f"<Split {self.weights or self.default}>"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from gateway.core.endpoint import Health
-from gateway.server.zone import HEALTH_CHANGES, Zone
+from gateway.server.zone import CONTROLLERS_BELL, Zone
 
 
 class Columns:
@@ -20,6 +20,7 @@ class Columns:
         self.zone = zone
         self.clock = clock
         self.slots: Mapping[str, int] = {}
+        self.ring = zone.doorbell(CONTROLLERS_BELL)
 
     def assign(self, slots: Mapping[str, int]) -> None:
         """From now on these endpoints have these columns. What a column says of an earlier owner is wiped."""
@@ -64,8 +65,10 @@ class Columns:
                 self._write(self.slots[url], Health.DOWN)
 
     def _write(self, slot: int, health: Health) -> None:
+        if health is Health.UP and self.zone.health[slot] != Health.UP:
+            self.zone.since[slot] = self.clock()
         self.zone.health[slot] = health
-        self.zone.header[HEALTH_CHANGES] += 1
+        self.ring()
 
     def __repr__(self) -> str:
         return f"<Columns of {len(self.slots)} endpoints, {len(self.drained)} drained>"

@@ -1,18 +1,23 @@
 """The memory that the processes of one machine share: fixed arrays in one memfd, mapped before the fork.
 
 Every cell has one writer (named beside it) and readers add up, so nothing here needs a lock; aligned cells of up to
-eight bytes are written by one store. The token buckets behind the arrays take byte-range locks on the file descriptor
-(`stores/shared.py`), which the kernel releases if the holder dies.
+eight bytes are written by one store. The doorbell (HEALTH_CHANGES) is the exception: whoever changed what decides which
+endpoints are open writes a number there that nobody ever wrote before; readers only compare it with the one they saw.
+The token buckets behind the arrays take byte-range locks on the file descriptor (`stores/shared.py`), which the kernel
+releases if the holder dies.
 """
 
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
-from typing import Final
+import time
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from typing import Final, cast
 
 from gateway.core.endpoint import Row
 from gateway.core.snapshot import ENDPOINTS
+from gateway.core.standing import WORDS
+from gateway.core.standing import Cells as Words
 from gateway.core.work import Cells
 from gateway.stores.leases import SharedLeases, size_of
 
@@ -20,7 +25,7 @@ WORKERS: Final = 64  # rows; more workers than cores of today's largest machines
 
 # Words of the header, 8 bytes each, and who writes them.
 LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, FIRST_WORKER, DRAINED = range(9)
-# All but the controller's own (CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINED) are the master's.
+# All but the controller's own (CONTROLLER, GENERATION, DRAINED) and the doorbell are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
 # WANTED: a bit for each issuer whose keys are missed; STALE: code that it has imported has changed; ENDING: it drains.
@@ -32,13 +37,19 @@ _ROWS = 8 * _WORKER_WORDS * WORKERS
 _HEALTH = ENDPOINTS
 _OWNERS = 8 * ENDPOINTS
 _DRAINS = 8 * ENDPOINTS
+_SINCE = 8 * ENDPOINTS
 _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
 _PENDING = 8 * WORKERS * ENDPOINTS
 _RUNNING = 4 * WORKERS * ENDPOINTS
-_FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING
+_STANDING = 8 * WORDS * WORKERS * ENDPOINTS
+_FIXED = (
+    _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING + _STANDING
+)
 _LEASES = size_of()
-_LAYOUT: Final = 3  # raised with every change of where things are
+_LAYOUT: Final = 4  # raised with every change of where things are
+CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
+_BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
 
 def rows_of(first: int, count: int) -> range:
@@ -71,9 +82,10 @@ class Zone:
         self.header = cut(_HEADER).cast("q")
         rows = cut(_ROWS).cast("q")
         self.workers = [rows[i * _WORKER_WORDS : (i + 1) * _WORKER_WORDS] for i in range(WORKERS)]
-        self.health = cut(_HEALTH)  # controller, as the two below; see `columns.py`
+        self.health = cut(_HEALTH)  # controller, as the three below; see `columns.py`
         self.owners = cut(_OWNERS).cast("q")  # whose column it is
         self.drains = cut(_DRAINS).cast("d")  # 0.0, or until when its sessions may stay: monotonic seconds
+        self.since = cut(_SINCE).cast("d")  # when it last came up: monotonic seconds
         counts = cut(_IN_FLIGHT).cast("i")
         self.in_flight = [counts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         latencies = cut(_LATENCY).cast("f")
@@ -82,6 +94,9 @@ class Zone:
         self.pending = [tokens[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         streams = cut(_RUNNING).cast("i")
         self.running = [streams[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
+        words = cut(_STANDING).cast("d")  # that worker, see `core/standing.py`; outlive it: they are the endpoint's
+        size_of_row = WORDS * ENDPOINTS
+        self.standing = [words[i * size_of_row : (i + 1) * size_of_row] for i in range(WORKERS)]
         self.leases_at = _FIXED
         self.leases = view[_FIXED : _FIXED + _LEASES]
         self.buckets_at = _FIXED + _LEASES
@@ -117,7 +132,24 @@ class Zone:
             [self.pending[i] for i in others],
             [self.running[i] for i in others],
         )
-        return Row(self.health, self.in_flight[worker], [self.in_flight[i] for i in others], changes, work)
+        counts = [self.in_flight[i] for i in others]
+        words = Words(self._words(worker), [self._words(i) for i in others], self.doorbell(worker))
+        since = cast(Sequence[float], self.since)
+        return Row(self.health, self.in_flight[worker], counts, changes, work, since, words)
+
+    def doorbell(self, writer: int) -> Callable[[], None]:
+        """What `writer` (a worker, or CONTROLLERS_BELL) calls to have all workers look again who may be picked."""
+        header, last = self.header, 0
+
+        def ring() -> None:
+            nonlocal last
+            last = max(time.monotonic_ns() & -_BELLS, last + _BELLS)
+            header[HEALTH_CHANGES] = last | writer
+
+        return ring
+
+    def _words(self, worker: int) -> MutableSequence[float]:
+        return cast(MutableSequence[float], self.standing[worker])
 
     def reclaim(self, worker: int) -> None:
         """A worker died: what it held is free. Called by the master before it starts a successor."""

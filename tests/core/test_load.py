@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.endpoint import Endpoint, Health, Row
-from gateway.core.load import CELL, FRESH, Loads, OpenList
+from gateway.core.load import CELL, FRESH, Loads
+from gateway.core.openlist import OpenList
 from gateway.core.pick import POLICIES
 from gateway.core.snapshot import Pool
 

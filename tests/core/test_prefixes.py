@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.endpoint import Endpoint, Health, Row
-from gateway.core.load import OpenList
+from gateway.core.openlist import OpenList
 from gateway.core.prefixes import Prefixes, prefixes_of
 from gateway.core.prompt import BLOCK, BLOCK_TOKENS, LONGEST, chain_of, read_prompt
 from tests.core.simulated_pool import make_pool
