@@ -153,7 +153,8 @@ class GatewaySettings(Strict):
 
 class Issuer(Strict):
     """One issuer of JWTs; it alone decides what its tokens must look like (RFC 8725). Its keys come from one of
-    `jwks_url`, `jwks_file` and `public_key_file`; with none of them, by discovery."""
+    `jwks_url`, `jwks_file` and `public_key_file`; with none of them, by discovery. With HS256 and its kin there is one
+    secret instead, from `secret_file` or `secret_env`."""
 
     issuer: Text = needed("What a token's `iss` must be, to the letter.")
     audience: Audience = setting([], "Any of these must be in a token's `aud`; [] takes tokens without one.")
@@ -163,7 +164,13 @@ class Issuer(Strict):
     discovery: bool = setting(
         False, "Find its keys by its `.well-known/openid-configuration`; so it is if nothing says where they are."
     )
-    algorithms: list[Algorithm] = setting(["RS256", "ES256"], "Accepted signatures; public keys only.", min_length=1)
+    secret_file: FilePath | None = setting(None, "For HS256 and its kin: a file of the shared secret.")
+    secret_env: Text | None = setting(None, "Or an environment variable, read when the gateway starts.")
+    algorithms: list[Algorithm] = setting(
+        ["RS256", "ES256"],
+        "Accepted signatures. HS256, HS384, HS512: whoever can check one can forge it, so they need a `secret_…`.",
+        min_length=1,
+    )
     leeway: Duration = setting("30s", "How far its clock may be from ours.")
     types: list[Text] = setting(["JWT", "at+jwt"], "Accepted `typ`; a token without one is a JWT.", min_length=1)
     max_age: Positive | None = setting(None, "How long after its `iat` a token is taken at most.")
@@ -180,6 +187,13 @@ class Issuer(Strict):
     @model_validator(mode="after")
     def _has_one_source_of_keys(self) -> Self:
         sources = 3 - [self.jwks_url, self.jwks_file, self.public_key_file].count(None) + self.discovery
+        secrets = 2 - [self.secret_file, self.secret_env].count(None)
+        shared = [name for name in self.algorithms if name.startswith("HS")]
+        if shared or secrets:
+            if len(shared) != len(self.algorithms):
+                raise ValueError("algorithms: a secret is for HS256, HS384, HS512, and these for no other key")
+            if secrets != 1 or sources:
+                raise ValueError(f"{shared[0]} needs secret_file or secret_env, and no other key")
         if sources > 1:
             raise ValueError("needs exactly one of jwks_url, jwks_file, public_key_file, discovery")
         if self.is_discovered:
@@ -193,7 +207,8 @@ class Issuer(Strict):
     @property
     def is_discovered(self) -> bool:
         """Nothing says where its keys are: the issuer does (OpenID Connect Discovery)."""
-        return self.jwks_url is None and self.jwks_file is None and self.public_key_file is None
+        places = (self.jwks_url, self.jwks_file, self.public_key_file, self.secret_file, self.secret_env)
+        return all(place is None for place in places)
 
 
 class FailureSettings(Strict):

@@ -7,6 +7,7 @@ the URL in the configuration is ever asked; a token cannot name another (RFC 872
 import asyncio
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,10 @@ class Issuer(Protocol):
     @property
     def public_key_file(self) -> Path | None: ...
     @property
+    def secret_file(self) -> Path | None: ...
+    @property
+    def secret_env(self) -> str | None: ...
+    @property
     def is_discovered(self) -> bool: ...
 
 
@@ -58,6 +63,7 @@ class _Source:
     issuer: str
     algorithms: Sequence[str]
     place: str | Path  # a URL, or a file
+    is_secret: bool = False  # the file holds a secret, to its last byte but for white space at its ends
     is_discovered: bool = False  # the URL is of the issuer's metadata, which says where its keys are
     asked: float = -inf  # when it was last read because somebody asked, by the clock
     failures: int = 0  # in a row
@@ -65,13 +71,20 @@ class _Source:
 
     def parse(self, text: bytes) -> bytes:
         """The keys in the form that workers are given. Raises ValueError."""
+        if self.is_secret:
+            return KeySet.of_secret(text.strip(), self.algorithms).text
         return KeySet.parse(text, self.algorithms).text
 
 
 def load_files(issuers: Iterable[Issuer]) -> dict[str, bytes]:
-    """The keys of all issuers that have them in a file. Raises ValueError for one that cannot be used."""
+    """The keys of all issuers that have them in a file or a variable. Raises ValueError for one that cannot be
+    used."""
     keys = {}
-    for source in map(_source, issuers):
+    for entry in issuers:
+        if entry.secret_env is not None:
+            keys[entry.issuer] = _secret_of(entry.secret_env, entry.algorithms)
+            continue
+        source = _source(entry)
         if isinstance(source.place, Path):
             try:
                 keys[source.issuer] = source.parse(_read(source.place))
@@ -80,9 +93,17 @@ def load_files(issuers: Iterable[Issuer]) -> dict[str, bytes]:
     return keys
 
 
+def _secret_of(variable: str, algorithms: Sequence[str]) -> bytes:
+    try:
+        return KeySet.of_secret(os.environ.get(variable, "").encode().strip(), algorithms).text
+    except ValueError as error:
+        raise ValueError(f"the variable {variable} {error}") from None
+
+
 def key_of_file(entry: Issuer) -> str:
-    """Which key of the entry names its file."""
-    return "public_key_file" if entry.public_key_file is not None else "jwks_file"
+    """Which key of the entry names its file, or variable."""
+    names = ("public_key_file", "jwks_file", "secret_file", "secret_env")
+    return next(name for name in names if getattr(entry, name) is not None)
 
 
 class Jwks:
@@ -105,7 +126,8 @@ class Jwks:
         self._clock = clock
         self._sleep = sleep
         self._client = client or httpx2.AsyncClient(follow_redirects=False, timeout=_TIMEOUT)
-        self._sources = {entry.issuer: _source(entry) for entry in issuers}
+        # A variable never changes while we run: `load_files` has read it.
+        self._sources = {entry.issuer: _source(entry) for entry in issuers if entry.secret_env is None}
         self._publishing = asyncio.Lock()
         self.keys = {issuer: text for issuer, text in (keys or {}).items() if issuer in self._sources}
 
@@ -202,14 +224,16 @@ class Jwks:
 
 
 def _source(entry: Issuer) -> _Source:
-    places = [place for place in (entry.jwks_url, entry.jwks_file, entry.public_key_file) if place is not None]
+    named = (entry.jwks_url, entry.jwks_file, entry.public_key_file, entry.secret_file)
+    places = [place for place in named if place is not None]
     if not places and entry.is_discovered:
         places.append(entry.issuer.removesuffix("/") + "/.well-known/openid-configuration")  # OIDC Discovery, 4.1
     if len(places) != 1:
         raise ValueError(f"issuer {entry.issuer!r} needs one of jwks_url, jwks_file and public_key_file")
     if isinstance(places[0], str) and not places[0].lower().startswith(("http://", "https://")):
         raise ValueError(f"issuer {entry.issuer!r}: {places[0]!r} is not an http(s) URL")
-    return _Source(entry.issuer, entry.algorithms, places[0], entry.is_discovered)
+    is_secret = entry.secret_file is not None
+    return _Source(entry.issuer, entry.algorithms, places[0], is_secret, entry.is_discovered)
 
 
 def read_revoked(path: Path) -> list[str]:

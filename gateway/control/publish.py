@@ -1,7 +1,7 @@
 """What the controller hands to the workers: one file, replaced whole, and a generation in the zone.
 
 The file is all that a worker needs, validated: it is read at a worker's start and when the generation has risen. It
-holds hashes of keys and of passwords, and is readable by its owner only.
+holds hashes of keys and of passwords, and issuers' secrets, and is readable by its owner only.
 """
 
 import os

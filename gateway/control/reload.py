@@ -119,7 +119,7 @@ def key_files(settings: Settings, before: Published | None) -> tuple[dict[str, b
     known = before.read_settings().auth.jwt if before else []
     problems = []
     for index, entry in enumerate(settings.auth.jwt):
-        if entry not in known:
+        if entry not in known or entry.secret_env is not None:  # the process, and with it the variable, may be new
             try:
                 jwks |= load_files([entry])
             except ValueError as error:

@@ -30,6 +30,22 @@ class Trust:
     required: tuple[tuple[str, frozenset[str]], ...]  # claim, one of these values; none: any
 
 
+def check_shape(trust: Trust, claims: Mapping[str, Any]) -> None:
+    """What every token must have, and for whom it is. Raises Unauthenticated."""
+    if claims.get("exp") is None or not isinstance(claims.get("sub"), str):
+        refuse(f"of {trust.issuer}: it lacks exp or sub")
+    if not isinstance(claims.get("jti", ""), str):  # RFC 7519, 4.1.7
+        refuse(f"of {trust.issuer}: its jti is not text")
+    audience = claims.get("aud")
+    if not trust.audience and not audience:
+        return
+    audience = [audience] if isinstance(audience, str) else audience
+    # RFC 7519, 4.1.3: with none of ours, a token may name none.
+    is_list = isinstance(audience, list) and all(isinstance(each, str) for each in audience)
+    if not is_list or set(trust.audience).isdisjoint(audience or ()):
+        refuse(f"of {trust.issuer}: it is for another audience")
+
+
 def valid_until(trust: Trust, claims: Mapping[str, Any], now: float) -> float:
     """Until when the token is valid, in seconds since the epoch (RFC 7519, 4.1.4 to 4.1.6)."""
     until = _number(claims["exp"]) + trust.leeway

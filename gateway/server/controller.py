@@ -173,7 +173,7 @@ class Controller:
             if model.upstream_auth is not None and model.upstream_auth.value_file is not None:
                 yield model.upstream_auth.value_file
         for issuer in settings.auth.jwt:
-            files = (issuer.jwks_file, issuer.public_key_file, issuer.revoked_file)
+            files = (issuer.jwks_file, issuer.public_key_file, issuer.secret_file, issuer.revoked_file)
             yield from (path for path in files if path is not None)
 
     # --- generations ---

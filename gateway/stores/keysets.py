@@ -1,11 +1,12 @@
 """The public keys of an issuer of JWTs (RFC 7517), as the controller fetches them and the workers use them.
 
 A key here is bound to one algorithm. A token's `alg` and `kid` only select a binding that the issuer's configuration
-allows, so that the key of one algorithm can never be used by another (RFC 8725, 2.1 and 3.1). Secret keys, HS256 and
-its kin, are not offered at all: whoever can verify with them can also sign.
+allows, so that the key of one algorithm can never be used by another (RFC 8725, 2.1 and 3.1). The secret keys of HS256
+and its kin, with which whoever can verify can also sign, never come from a set: an entry names its one secret.
 """
 
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ ALGORITHMS: Mapping[str, tuple[str, str | None]] = {
     "ES384": ("EC", "P-384"),
     "ES512": ("EC", "P-521"),
     "EdDSA": ("OKP", "Ed25519"),
+    **{f"HS{bits}": ("oct", None) for bits in (256, 384, 512)},
 }
+SECRET = frozenset(name for name, (kind, _) in ALGORITHMS.items() if kind == "oct")
 MOST_KEYS = 200  # of one issuer; real ones have two to ten
 _RSA_BITS = range(2048, 8193)  # RFC 7518, 3.3; beyond, a verification costs milliseconds
 _PUBLIC = ("kty", "kid", "alg", "use", "key_ops", "n", "e", "crv", "x", "y")  # what is kept of a key (RFC 7518, 6)
@@ -37,7 +40,19 @@ def check_algorithms(names: Iterable[str]) -> frozenset[str]:
     unknown = sorted(names - ALGORITHMS.keys())
     if unknown or not names:
         raise ValueError(f"{', '.join(unknown) or 'no algorithm'}: choose from {', '.join(ALGORITHMS)}")
+    if names & SECRET and names - SECRET:
+        raise ValueError(f"{', '.join(sorted(names))}: secret and public keys do not mix (RFC 8725, 2.1)")
     return names
+
+
+def check_secret(secret: bytes, algorithms: Iterable[str]) -> bytes:
+    """Raises ValueError, which never says what the secret is, for one that could be guessed or is no secret."""
+    if b"-----BEGIN " in secret:
+        raise ValueError("is PEM: a public key is no secret (RFC 8725, 2.1)")
+    shortest = max(int(name[2:]) // 8 for name in algorithms)
+    if len(secret) < shortest:
+        raise ValueError(f"is shorter than the {shortest} bytes that {max(algorithms)} needs (RFC 7518, 3.2)")
+    return secret
 
 
 class KeySet:
@@ -74,6 +89,12 @@ class KeySet:
             raise ValueError(f"not a JWK set: needs a list `keys` of at most {MOST_KEYS} (RFC 7517, 5)")
         return cls([member for member in members if isinstance(member, dict)], algorithms)
 
+    @classmethod
+    def of_secret(cls, secret: bytes, algorithms: Iterable[str]) -> "KeySet":
+        """One secret, that answers to every `kid`. Raises ValueError."""
+        check_secret(secret, algorithms)
+        return cls([{"kty": "oct", "k": urlsafe_b64encode(secret).rstrip(b"=").decode()}], algorithms)
+
     def find(self, kid: str | None, algorithm: str) -> PyJWK | None:
         """The key for a token's header. A token without `kid` is served if there is no choice (RFC 7515, 4.1.4)."""
         if kid is not None and not self.is_nameless:
@@ -93,7 +114,8 @@ class KeySet:
 
     @property
     def text(self) -> bytes:
-        """The same keys as a JWK set, and nothing private that its source let slip; `parse` reads it."""
+        """The same keys as a JWK set, and nothing private that its source let slip; `parse` reads it. Of a secret it
+        is the secret itself."""
         return json.dumps({"keys": self._members}, sort_keys=True).encode()
 
     def _bind(self, member: dict[str, Any], algorithms: frozenset[str]) -> None:
@@ -128,7 +150,8 @@ def _public(member: Mapping[str, Any]) -> dict[str, Any]:
     operations = member.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
         raise ValueError(f"key {kid!r} is not for verifying")
-    return {name: member[name] for name in _PUBLIC if name in member}
+    kept = (*_PUBLIC, "k") if member.get("kty") == "oct" else _PUBLIC
+    return {name: member[name] for name in kept if name in member}
 
 
 def _fits(member: Mapping[str, Any], algorithm: str) -> bool:

@@ -29,6 +29,8 @@ class Entry:
     jwks_url: str | None = None
     jwks_file: Path | None = None
     public_key_file: Path | None = None
+    secret_file: Path | None = None
+    secret_env: str | None = None
     is_discovered: bool = False
 
 

@@ -1,9 +1,11 @@
 """Issuers of JWTs over real connections: keys that are replaced while tokens come in."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jwt
 import pytest
 
 from tests.e2e.harness import DemoModel, Gateway, served, until
@@ -71,3 +73,32 @@ def test_tokens_of_keys_that_do_not_exist_do_not_make_the_gateway_pester_the_iss
         assert [status(gateway, issuer.token({"kid": f"no-{n}"})) for n in range(8)] == [401] * 8
         assert len(issuer.asked) - before == 1
         assert status(gateway, issuer.token()) == 200
+
+
+def test_a_shared_secret_is_believed_where_it_is_spelled_out_and_can_be_replaced_while_all_runs(
+    demo: DemoModel, tmp_path: Path
+) -> None:
+    def by(secret: str, issuer: str = "shop") -> str:
+        claims = {"iss": issuer, "aud": "models", "sub": "alice", "exp": int(time.time()) + 600}
+        return jwt.encode(claims, secret, "HS256")
+
+    secret, other, third = (f"{number:032x}" for number in (1, 2, 3))
+    (tmp_path / "secret").write_text(secret + "\n")
+    common = {"audience": ["models"], "algorithms": ["HS256"]}
+    entries = [
+        {"issuer": "shop", "secret_file": str(tmp_path / "secret"), **common},
+        {"issuer": "till", "secret_env": "TILL_SECRET", **common},
+    ]
+    models = {"demo": served([demo.url], auth=["jwt"])}
+    with Gateway(models, {"auth": {"jwt": entries}}, env={"TILL_SECRET": third}) as gateway:
+        assert (status(gateway, by(secret)), status(gateway, by(other))) == (200, 401)
+        assert (status(gateway, by(third, "till")), status(gateway, by(secret, "till"))) == (200, 401)
+        (tmp_path / "secret").write_text(other)
+        until(lambda: status(gateway, by(other)) == 200, "the new secret")
+        assert status(gateway, by(secret)) == 401
+        (tmp_path / "secret").write_text("short")
+        gateway.reload()
+        assert status(gateway, by(other)) == 200, "a secret that cannot be used changes nothing"
+        assert (status(gateway, by("short" * 10)), status(gateway, by(third, "till"))) == (401, 200)
+        told = gateway.output + gateway.metrics() + str(gateway.status())
+        assert not any(each in told for each in (secret, other, third))

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
-from gateway.stores.keysets import ALGORITHMS, KeySet, check_algorithms
+from gateway.stores.keysets import ALGORITHMS, SECRET, KeySet, check_algorithms
 from tests.edge.auth_makers import ec_key, ed_key, jwk, pem, rsa_key
 
 RSA, EC, ED = jwk(rsa_key(), "RS256"), jwk(ec_key(), "ES256"), jwk(ed_key(), "EdDSA")
-ALL = tuple(ALGORITHMS)
+ALL = tuple(ALGORITHMS.keys() - SECRET)
 
 
 def parse(*members: Any, algorithms: tuple[str, ...] = ALL) -> KeySet:
@@ -160,7 +160,37 @@ def test_what_is_handed_on_is_read_back_and_stays_the_same() -> None:
     assert repr(keys) == "<KeySet ['a', 'b']>"
 
 
-@pytest.mark.parametrize("names", [["HS256"], ["none"], ["ES256", "ES256K"], []])
+@pytest.mark.parametrize("names", [["hs256"], ["none"], ["ES256", "ES256K"], []])
 def test_algorithms_that_are_not_offered_are_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match="choose from RS256"):
         check_algorithms(names)
+
+
+# --- secrets ---
+
+LENGTHS = {"HS256": 32, "HS384": 48, "HS512": 64}
+
+
+@pytest.mark.parametrize("algorithm", LENGTHS)
+def test_a_secret_is_as_long_as_its_hash_at_least_and_never_a_public_key(algorithm: str) -> None:
+    """RFC 7518, 3.2; RFC 8725, 2.1."""
+    length = LENGTHS[algorithm]
+    assert KeySet.of_secret(b"\xff" * length, [algorithm]).find("any", algorithm) is not None
+    for unfit in (b"", b"x" * (length - 1), b"-----BEGIN PUBLIC KEY-----" + b"x" * length):
+        with pytest.raises(ValueError, match=r"shorter than|PEM") as caught:
+            KeySet.of_secret(unfit, [algorithm])
+        assert "xxx" not in str(caught.value)
+
+
+def test_a_secret_for_several_algorithms_is_long_enough_for_all() -> None:
+    with pytest.raises(ValueError, match="64 bytes that HS512"):
+        KeySet.of_secret(b"x" * 63, ["HS256", "HS512"])
+    keys = KeySet.of_secret(b"x" * 64, ["HS256", "HS512"])
+    assert [keys.find(None, name) is not None for name in LENGTHS] == [True, False, True]
+    again = KeySet.parse(keys.text, ["HS256", "HS512"])
+    assert again.text == keys.text
+    assert "xxx" not in repr(keys)
+
+
+def test_a_secret_in_a_set_of_public_keys_is_none() -> None:
+    assert parse(EC, {"kty": "oct", "k": "A" * 86}).text == parse(EC).text
