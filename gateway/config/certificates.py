@@ -39,11 +39,15 @@ class AcmeSettings(Strict):
     """A certificate that is issued, and renewed, by itself. Having it means to agree to the CA's terms of service."""
 
     domains: list[Host] = needed(
-        "Its names; each must lead to `gateway.http` at port 80.", min_length=1, max_length=100
+        "Its names; each must lead to `gateway.http` at port 80, for `tls-alpn-01` to `gateway.https` at port 443.",
+        min_length=1,
+        max_length=100,
     )
     email: Text | None = setting(None, "Where the CA writes to.")
     directory: WebURL = setting("https://acme-v02.api.letsencrypt.org/directory", "The CA.")
-    challenge: Literal["http-01"] = setting("http-01", "How domains are proved: over plain HTTP, at `gateway.http`.")
+    challenge: Literal["http-01", "tls-alpn-01"] = setting(
+        "http-01", "How domains are proved: over plain HTTP, or in a TLS handshake."
+    )
     ca: FilePath | None = setting(None, "PEM file that proves `directory`, for a CA of one's own.")
 
 

@@ -52,7 +52,7 @@ def acme_can_work(settings: Settings) -> Iterator[Finding]:
         return
     if find_spec("acme") is None:
         yield Finding(("tls", "acme"), "needs the package acme: install model-gateway[acme]")
-    if settings.gateway.http is None:
+    if settings.gateway.http is None and settings.tls.acme.challenge == "http-01":
         yield Finding(("tls", "acme"), "needs gateway.http, where the CA looks for its proof", (("gateway", "http"),))
 
 

@@ -22,7 +22,6 @@ from gateway.app import callers_of, compile_snapshot, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
-from gateway.control.renew import ANSWERS
 from gateway.core.session import Sessions
 from gateway.edge.authenticate import Refreshes
 from gateway.edge.failures import Failures
@@ -50,6 +49,7 @@ from gateway.server.zone import (
 )
 from gateway.stores.keys import EMPTY, KeyTable
 from gateway.tls.store import CertificateStore
+from gateway.tls.validation import ANSWERS
 
 _log = logging.getLogger("gateway.worker")
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.config.settings import AcmeSettings
-from gateway.control.renew import ANSWERS, FOLDER, Renewal
+from gateway.control.renew import Renewal, Suggest
+from gateway.core.renewal import Suggestion
 from gateway.tls.pair import read_pair
+from gateway.tls.validation import ANSWERS, FOLDER
 from tests.tls.makers import Made, make
 
 DAY = 86400.0
@@ -33,16 +35,23 @@ class CA:
         return self.made.key, self.made.chain
 
 
-def renewal(folder: Path, ca: CA, now: float = 0.0) -> Renewal:
+def nothing(_: Any, __: bytes) -> Suggestion:
+    return Suggestion(0.0, 0.0, 3600.0)
+
+
+def renewal(folder: Path, ca: CA, now: float = 0.0, suggest: Suggest = nothing) -> Renewal:
     """`now` is in days from now."""
-    return Renewal(SETTINGS, folder, folder / "state", rng=Random(1), obtain=ca, clock=lambda: time.time() + now * DAY)
+    return Renewal(
+        SETTINGS, folder, folder / "state", rng=Random(1), obtain=ca, suggest=suggest,
+        clock=lambda: time.time() + now * DAY,
+    )  # fmt: skip
 
 
 def test_a_certificate_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
     ca = CA(make("a.test", "b.test"))
     keeper = renewal(tmp_path, ca)
     assert asyncio.run(keeper.step()) > 0
-    assert ca.asked == [(SETTINGS, tmp_path / "state" / "acme-account.key", tmp_path / ANSWERS)]
+    assert ca.asked == [(SETTINGS, tmp_path / "state" / "acme-account.key", tmp_path / ANSWERS, b"")]
     assert read_pair(tmp_path, "acme-a.test").hosts == ("a.test", "b.test")
     assert (tmp_path / "acme-a.test.key").stat().st_mode & 0o777 == 0o600
     assert asyncio.run(keeper.step()) == 3600
@@ -93,3 +102,37 @@ def test_the_lock_is_free_again_after_a_failure(tmp_path: Path) -> None:
     asyncio.run(renewal(tmp_path, ca).step())
     assert len(ca.asked) == 1
     assert (tmp_path / FOLDER).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("day", "is_due"), [(3, False), (12, True)])
+def test_a_cas_suggestion_decides_and_is_asked_for_as_often_as_it_says(
+    tmp_path: Path, day: float, is_due: bool
+) -> None:
+    made = make("a.test", "b.test", start=0, days=90).write(tmp_path, "acme-a.test")
+    ca, begin = CA(make("a.test", "b.test")), time.time()
+    asked: list[bytes] = []
+
+    def suggest(_: Any, chain: bytes) -> Suggestion:
+        asked.append(chain)
+        return Suggestion(begin + 10 * DAY, begin + 11 * DAY, 6 * 3600.0)
+
+    keeper = renewal(tmp_path, ca, now=day, suggest=suggest)
+    asyncio.run(keeper.step())
+    assert [each[3].strip() for each in ca.asked] == [made.chain.strip()] * is_due
+    assert [chain.strip() for chain in asked] == [made.chain.strip()]
+    if not is_due:
+        asyncio.run(keeper.step())
+        assert len(asked) == 1
+
+
+def test_without_a_suggestion_a_third_of_the_lifetime_decides(tmp_path: Path) -> None:
+    make("a.test", "b.test", start=0, days=90).write(tmp_path, "acme-a.test")
+    ca = CA(make("a.test", "b.test"))
+
+    def suggest(_: Any, __: bytes) -> Suggestion:
+        raise OSError("no answer")
+
+    asyncio.run(renewal(tmp_path, ca, now=58, suggest=suggest).step())
+    assert ca.asked == []
+    asyncio.run(renewal(tmp_path, ca, now=63, suggest=suggest).step())
+    assert len(ca.asked) == 1

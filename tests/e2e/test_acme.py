@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.tls.pair import read_pair
-from tests.e2e.harness import Gateway, Process, free_port, served, temporary_folder, until
+from tests.e2e.harness import Gateway, Process, free_port, material, served, temporary_folder, until
 from tests.tls.makers import make, trust
 from tests.tls.servers import certificate_shown
 
@@ -31,14 +31,14 @@ class Pebble:
         self.folder = temporary_folder("pebble-")
         make("127.0.0.1").write(self.folder, "server")
         self.ca = trust(self.folder)
-        self.port, self.management, dns = free_port(), free_port(), free_port()
+        self.port, self.management, dns, self.tls_port = (free_port() for _ in range(4))
         config: dict[str, Any] = {
             "listenAddress": f"127.0.0.1:{self.port}",
             "managementListenAddress": f"127.0.0.1:{self.management}",
             "certificate": "server.crt",
             "privateKey": "server.key",
             "httpPort": http_port,
-            "tlsPort": free_port(),
+            "tlsPort": self.tls_port,
         }
         (self.folder / "config.json").write_text(json.dumps({"pebble": config}))
         off = [f"-{each}=" for each in ("http01", "https01", "tlsalpn01")]
@@ -99,14 +99,14 @@ def settings(pebble: Pebble, http_port: int, **acme: Any) -> dict[str, Any]:
     return {"gateway": {"http": f"127.0.0.1:{http_port}", "workers": 2}, "tls": {"acme": own | acme}}
 
 
-def served_by(gateway: Gateway, pebble: Pebble) -> ssl.SSLContext:
-    """A client that believes Pebble, once the gateway shows a certificate of it."""
+def served_by(gateway: Gateway, pebble: Pebble, port: int = 0) -> ssl.SSLContext:
+    """A client that believes Pebble, once the gateway shows a certificate of it, at its `port` if not the usual one."""
     context = ssl.create_default_context(cadata=pebble.root())
 
     def is_served() -> bool:
         gateway.check_alive()
         try:
-            certificate_shown(gateway.port, context, NAMES[0])
+            certificate_shown(port or gateway.port, context, NAMES[0])
         except ssl.SSLError:
             return False
         return True
@@ -160,6 +160,57 @@ def renew_under_load(gateway: Gateway, pebble: Pebble, http_port: int, context: 
     assert len(shown) == 2
 
 
+def test_domains_are_proved_in_a_handshake_while_others_are_served(pebble: Pebble, http_port: int) -> None:
+    wanted = settings(pebble, http_port, challenge="tls-alpn-01")
+    wanted["gateway"] = {"workers": 2, "https": f"127.0.0.1:{pebble.tls_port}"}
+    failures: list[Exception] = []
+    is_over = threading.Event()
+    with Gateway({}, wanted) as gateway:
+
+        def hammer() -> None:
+            while not is_over.is_set():
+                try:
+                    certificate_shown(pebble.tls_port, gateway.context, "localhost")
+                except OSError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=hammer)
+        thread.start()
+        try:
+            served_by(gateway, pebble, pebble.tls_port)
+        finally:
+            is_over.set()
+            thread.join()
+        assert failures == []
+        assert list((gateway.folder / "certs" / ".acme" / "answers").iterdir()) == []
+        assert "is not issued" not in gateway.output
+
+
+def test_of_gateways_that_share_a_folder_one_asks_and_all_serve(pebble: Pebble, http_port: int) -> None:
+    shared = temporary_folder("shared-")
+    shutil.copytree(material()[0] / "certs", shared / "certs")
+    wanted = settings(pebble, http_port)
+    ports = [http_port, free_port(), free_port()]
+    gateways: list[Gateway] = []
+    try:
+        for port in ports:  # whoever asks, the first is whom Pebble finds: it answers from the folder
+            folder = temporary_folder("gateway-")
+            (folder / "certs").symlink_to(shared / "certs")
+            each = wanted | {"gateway": {"http": f"127.0.0.1:{port}", "workers": 1}}
+            gateways.append(Gateway({}, each, folder=folder, wait=False))
+        shown = set()
+        for gateway in gateways:
+            gateway.wait_ready()
+            context = served_by(gateway, pebble)
+            shown.add(certificate_shown(gateway.port, context, NAMES[0]))
+        assert len(shown) == 1
+        issued = [gateway.output.count(" issued for ") for gateway in gateways]
+        assert sum(issued) == 1
+    finally:
+        for gateway in gateways:
+            gateway.kill()
+
+
 def test_a_domain_that_cannot_be_proved_is_told_and_the_old_certificates_are_served(
     pebble: Pebble, http_port: int
 ) -> None:
@@ -179,6 +230,7 @@ def test_the_plain_listener_redirects_what_is_no_challenge(tmp_path: Path) -> No
         answers.mkdir(parents=True)
         (answers / "to-ken_1").write_text("to-ken_1.thumb")
         (answers.parent / "secret").write_text("no")
+        (answers / "host.pem").write_text("a key")
 
         class Direct(urllib.request.HTTPRedirectHandler):
             def redirect_request(self, *_: Any) -> None:
@@ -193,5 +245,5 @@ def test_the_plain_listener_redirects_what_is_no_challenge(tmp_path: Path) -> No
 
         base = "/.well-known/acme-challenge/"
         assert get(base + "to-ken_1") == (200, b"to-ken_1.thumb")
-        for other in ("absent", "../secret", "..%2Fsecret", "", "to-ken_1/", "to-ken_1?x="):
+        for other in ("absent", "host.pem", "../secret", "..%2Fsecret", "", "to-ken_1/", "to-ken_1?x="):
             assert get(base + other)[0] == (200 if other.endswith("?x=") else 308), other
