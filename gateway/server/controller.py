@@ -58,6 +58,7 @@ _LOAD_SECONDS = 10.0  # a worker that has not taken over a generation by then is
 _ROLL_SECONDS = 60.0  # and so much longer for each worker, if they are replaced one by one
 _FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
 _STEP = 0.01
+_LOOK_SECONDS = 3600.0  # certificates expire by the day
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Controller:
         self.fetching: asyncio.Task[object] | None = None
         self.renewal: Renewal | None = None
         self.certificate_problems: list[CertificateProblem] = []
+        self.insecure: list[str] = []  # versions whose endpoints need not prove themselves
         self.tasks: set[asyncio.Task[object]] = set()
         self.loop = asyncio.get_running_loop()
 
@@ -108,6 +110,7 @@ class Controller:
         for end in {*self.columns.drained.values()} - {math.inf}:
             self._do(self._end_sessions(end))
         self._renew()
+        self._do(self._look_again())
         self._do(self._watch(is_first=is_first))
         await server.serve(sockets=[office.admin])
         for task in list(self.tasks):
@@ -137,6 +140,12 @@ class Controller:
         for problem in self.certificate_problems:
             if problem not in before:
                 _log.warning("certificate %s", problem)
+
+    async def _look_again(self) -> None:
+        """What no change of a file tells: that something is about to expire, or has."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look_at_certificates()
 
     def _renew(self) -> None:
         """Like the other keys of `tls`, `acme` takes effect at a start."""
@@ -218,6 +227,7 @@ class Controller:
         self.columns.assign(published.slots)
         self.prober.update(self._targets(settings))
         self.contexts.retain(set(_proofs(settings)))
+        self._warn_of_insecure(settings)
         if settings.auth.jwt != self.issuers:
             self.issuers = list(settings.auth.jwt)
             if self.fetching is not None:
@@ -226,6 +236,18 @@ class Controller:
                 self.issuers, self.reloader.replace_jwks, keys=self.jwks.keys if self.jwks else published.jwks
             )
             self.fetching = self._do(self.jwks.run())
+
+    def _warn_of_insecure(self, settings: Settings) -> None:
+        """Again with every generation that has other ones."""
+        found = [
+            f"{name}@{label}"
+            for name, model in settings.models.items()
+            for label, version in model.versions.items()
+            if (version.upstream_tls or model.upstream_tls).insecure
+        ]
+        if found and found != self.insecure:
+            _log.warning("upstream_tls.insecure: whoever answers for endpoints of %s is believed", ", ".join(found))
+        self.insecure = found
 
     def _targets(self, settings: Settings) -> Iterator[Target]:
         drained = self.columns.drained

@@ -19,10 +19,11 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from gateway.tls.files import as_path
 
+ALARM = 14 * 86400.0  # seconds; of short-lived ones a sixth: those renewed at a third have failed half of that time
 LARGEST_FILE = 1 << 20  # bytes; a chain of ten RSA 8192 certificates is 40 KiB
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -93,6 +94,8 @@ class Pair:
         file = f"{self.name}.crt"
         if now >= self.not_after:
             yield Problem(file, f"expired {(now - self.not_after) / 86400:.0f} days ago", is_error=False)
+        elif self.not_after - now < min(ALARM, (self.not_after - self.not_before) / 6):
+            yield Problem(file, f"expires in {(self.not_after - now) / 86400:.0f} days", is_error=False)
         elif now < self.not_before:
             yield Problem(file, f"is not valid for another {(self.not_before - now) / 86400:.0f} days", is_error=False)
         if not self.hosts and not self.addresses:
@@ -236,12 +239,23 @@ def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _remarks(leaf: x509.Certificate, above: _Above) -> Iterator[str]:
     if above.pem and leaf.issuer.public_bytes() != above.subject:
         yield "its issuer is not the next certificate of the chain"
+    if not above.pem and _has_public_issuer(leaf):
+        yield "its chain is missing: most clients refuse it without the certificate of its issuer"
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return
     if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
         yield "is not meant for servers (extendedKeyUsage without serverAuth): clients refuse it"
+
+
+def _has_public_issuer(leaf: x509.Certificate) -> bool:
+    """It says where its issuer's certificate is, as those of public CAs must (CA/Browser Forum BR 7.1.2.7.7)."""
+    try:
+        access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
 
 
 def _one_line(error: Exception) -> str:

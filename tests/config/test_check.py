@@ -5,9 +5,10 @@ import pytest
 from gateway.cli.check import check
 from gateway.config.problems import ConfigError, Problem
 from gateway.control.reload import prepare
-from gateway.preflight import EVERYTHING
+from gateway.preflight import EVERYTHING, WARNINGS
 from tests.config.routes_file import MODEL, ROOT
 from tests.edge.auth_makers import ec_key, pem
+from tests.tls.makers import make
 
 
 def written(folder, text):
@@ -123,3 +124,16 @@ def test_a_start_refuses_an_issuers_file_that_cannot_be_used_and_a_reload_keeps_
     written(tmp_path, text.replace("a.pem", "b.pem") + MODEL)
     with pytest.raises(ConfigError, match=r"b\.pem"):
         prepare(path, published)
+
+
+def test_certificates_that_are_served_and_not_as_they_should_be_are_warned_of(tmp_path, capsys):
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    make("a.test", start=-90, days=80).write(certs, "old")
+    make("b.test", issuer_url="http://ca.test/issuer.der").write(certs, "short")
+    path = written(tmp_path, MODEL)
+    assert check(path, EVERYTHING, WARNINGS) == 0
+    out, err = capsys.readouterr()
+    assert f"{certs}/old.crt: warning: expired 10 days ago" in err
+    assert f"{certs}/short.crt: warning: its chain is missing" in err
+    assert out == f"{path}: ok: 1 model, 1 endpoint\n"

@@ -93,6 +93,7 @@ def test_without_a_word_about_it_the_systems_cas_decide(gateway: Gateway, folder
         assert ask(gateway)[0] == 502
         gateway.reload(model(upstream, insecure=True))
         assert ask(gateway) == (200, "ok")
+        assert "upstream_tls.insecure: whoever answers for endpoints of m@v1 is believed" in gateway.output
 
 
 def test_a_server_is_asked_for_and_verified_by_the_name_that_is_set(gateway: Gateway, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 PEM = serialization.Encoding.PEM
 KEY_MAKERS = {
@@ -44,6 +44,7 @@ class Leaf:
     days: float = 90
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH
     subject: str = "CN=leaf"
+    issuer_url: str = ""  # where its issuer's certificate can be had
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ def sign(leaf: Leaf, authority: Authority | None = None) -> Made:
     builder = builder.add_extension(_usage(is_ca=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([leaf.usage]), critical=False)
     builder = builder.add_extension(_identifier(authority), critical=False)
+    if leaf.issuer_url:
+        place = x509.UniformResourceIdentifier(leaf.issuer_url)
+        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, place)
+        builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
     certificate = builder.sign(authority.key, hashes.SHA256())
     chain = certificate.public_bytes(PEM) + (authority.pem + authority.above if authority is not AUTHORITY else b"")
     plain = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -154,6 +154,27 @@ def test_a_chain_whose_certificates_do_not_follow_one_another_is_warned_of(tmp_p
     assert warnings(tmp_path) == ["a.crt: its issuer is not the next certificate of the chain"]
 
 
+def test_a_certificate_of_a_public_ca_without_its_chain_is_warned_of(tmp_path: Path) -> None:
+    url = "http://ca.test/issuer.der"
+    make("a.test", issuer_url=url).write(tmp_path, "a")
+    assert warnings(tmp_path) == [
+        "a.crt: its chain is missing: most clients refuse it without the certificate of its issuer"
+    ]
+    sign(Leaf(["a.test"], issuer_url=url), make_authority("Issuer", above=AUTHORITY)).write(tmp_path, "a")
+    assert warnings(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "lifetime", "words"),
+    [(13.6, 90, "expires in 14 days"), (15, 90, ""), (0.9, 6, "expires in 1 days"), (2, 6, "")],
+)
+def test_an_alarm_comes_long_before_the_end_and_not_at_every_renewal(
+    tmp_path: Path, days: float, lifetime: float, words: str
+) -> None:
+    make("a.test", start=days - lifetime, days=lifetime).write(tmp_path, "a")
+    assert warnings(tmp_path) == ([f"a.crt: {words}"] if words else [])
+
+
 def test_pairs_of_one_issuer_share_the_chain_in_memory(tmp_path: Path) -> None:
     between = make_authority("Between", above=make_authority("Root"))
     for name in "ab":
