@@ -27,7 +27,8 @@ A route's chain has just the layers that it uses, and is compiled when the snaps
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -106,10 +107,25 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettin
 
 def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, int], runtime: Runtime) -> Snapshot:
     """Everything that `settings` say, as one immutable whole. Raises PluginError."""
+    work = compiling(settings, generation, slots, runtime, {})
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(Snapshot, end.value)
+
+
+def compiling(
+    settings: Settings, generation: int, slots: Mapping[str, int], runtime: Runtime, kept: Mapping[str, Route]
+) -> Generator[None, None, Snapshot]:
+    """`compile_snapshot`, in small steps. `kept` are routes of an earlier snapshot that serve this one as well."""
     directory = directory_of(settings)
     others = directory_of(settings, is_hidden=False) if any(m.hide for m in settings.models.values()) else directory
     routes: dict[str, Route] = {}
     for name, model in settings.models.items():
+        if name in kept:
+            routes[name] = kept[name]
+            continue
         pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
         routes[name] = Route(
             name=name,
@@ -122,6 +138,7 @@ def compile_snapshot(settings: Settings, generation: int, slots: Mapping[str, in
             auth=frozenset(model.auth),
             access=access_of(name, model),
         )
+        yield
     entry = _with_plugins(Match(own_routes, directory=directory, routes=routes), settings.plugins, is_global=True)
     return Snapshot(generation, entry, directory, routes)
 

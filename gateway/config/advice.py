@@ -1,6 +1,7 @@
 """What is allowed and probably not meant: the warnings."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan", ".s
 _OWN_PATHS = ("/models", "/v1", "/v2/models")
 
 
+@lru_cache(maxsize=2**14)
 def is_private(host: str) -> bool:
     """Whether traffic to `host` stays in networks of one's own, as far as its name tells."""
     try:

@@ -129,6 +129,7 @@ def address_of(url: str) -> Address:
     return Address.parse(url)
 
 
+@lru_cache(maxsize=2**15)
 def check_endpoint(url: str) -> str:
     """Raises ValueError unless a model server can be reached at `url`."""
     if not _URL.fullmatch(url):

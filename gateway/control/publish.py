@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config.settings import Settings
+from gateway.config.settings import ModelSettings, Settings
 from gateway.core.snapshot import ENDPOINTS
 
 _FILE = "published"
@@ -21,13 +21,16 @@ class TooManyEndpoints(ValueError):
 
 
 class Published(msgspec.Struct):
-    """One generation. `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set,
-    `revoked` the `jti` of its tokens that are refused; `users` every user the hash of his password, `code` every
-    module of plugins a digest."""
+    """One generation. Models are apart from the other settings, so that what did not change can be seen.
+
+    `slots` gives every endpoint's URL its column in the zone; `jwks` every issuer its key set, `revoked` the `jti` of
+    its tokens that are refused; `users` every user the hash of his password, `code` every module of plugins a digest.
+    """
 
     generation: int
-    settings: bytes  # JSON
+    settings: bytes  # JSON, all but the models
     folder: str  # where routes.yaml lies: plugins are imported from there
+    models: dict[str, bytes] = {}  # JSON of each
     slots: dict[str, int] = {}
     keys: bytes = b""
     jwks: dict[str, bytes] = {}
@@ -36,7 +39,18 @@ class Published(msgspec.Struct):
     code: dict[str, str] = {}
 
     def read_settings(self) -> Settings:
-        return Settings.model_validate_json(self.settings)
+        models = {name: ModelSettings.model_validate_json(text) for name, text in self.models.items()}
+        return self.assemble(models)
+
+    def assemble(self, models: Mapping[str, ModelSettings]) -> Settings:
+        """The settings, with these models, which were read from `models`."""
+        return Settings.model_validate_json(self.settings).model_copy(update={"models": dict(models)})
+
+
+def texts_of(settings: Settings) -> tuple[bytes, dict[str, bytes]]:
+    """What to publish of `settings`: all but the models, and each model."""
+    models = {name: model.model_dump_json().encode() for name, model in settings.models.items()}
+    return settings.model_copy(update={"models": {}}).model_dump_json().encode(), models
 
 
 def write(state_dir: Path, published: Published) -> None:

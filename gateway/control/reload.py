@@ -56,10 +56,12 @@ def prepare(
         slots = {}
     if problems:
         raise ConfigError(problems)
+    text, models = publish.texts_of(settings)
     published = Published(
         generation=before.generation + 1 if before else 1,
-        settings=settings.model_dump_json().encode(),
+        settings=text,
         folder=str(config.resolve().parent),
+        models=models,
         slots=slots,
         keys=keys,
         jwks=jwks,
@@ -116,7 +118,7 @@ def key_files(settings: Settings, before: Published | None) -> tuple[dict[str, b
     """The keys of issuers, those in files included, and which files cannot be used. An entry that stays as it was is
     not looked at: if its file broke since, its keys stay in use, and nothing else is held up by it."""
     jwks = dict(before.jwks) if before else {}
-    known = before.read_settings().auth.jwt if before else []
+    known = before.assemble({}).auth.jwt if before else []
     problems = []
     for index, entry in enumerate(settings.auth.jwt):
         if entry not in known or entry.secret_env is not None:  # the process, and with it the variable, may be new
@@ -177,7 +179,8 @@ class Reloader:
                 await self._renew_credentials()
                 return self.problems
             settings, waiting = keep_running(self.settings, settings)
-            published = replace(published, settings=settings.model_dump_json().encode())
+            text, models = publish.texts_of(settings)
+            published = replace(published, settings=text, models=models)
             if is_forced or published != replace(self.published, generation=published.generation):
                 self.problems = await self._hand_out(published, settings)
                 self._note(waiting)

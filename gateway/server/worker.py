@@ -23,6 +23,7 @@ from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
 from gateway.core.session import Sessions
+from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
@@ -30,6 +31,7 @@ from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
 from gateway.runtime import Runtime
+from gateway.server.adoption import Breath, compile_gradually, let_go, read_settings
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.stoppable import EdgeServer
@@ -44,6 +46,7 @@ from gateway.server.zone import (
     STALE,
     STARTED,
     WANTED,
+    WORKER_COUNT,
     Zone,
     wanted_bit,
 )
@@ -85,7 +88,9 @@ class Worker:
         plugin.import_changed()
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
-        self._take(self.published, self.settings)
+        keys = self._prepare(self.published, self.settings)
+        snapshot = compile_snapshot(self.settings, self.published.generation, self.published.slots, self.runtime)
+        self._take(self.published, snapshot, keys)
         if self.tls is not None:
             self.tls.tally = self.runtime.recorder.totals
         self.server = EdgeServer(
@@ -130,11 +135,11 @@ class Worker:
             clients=self.certificates.clients,
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,
-            workers=len(place.slots),
+            workers=place.zone.header[WORKER_COUNT],
         )
 
-    def _take(self, published: Published, settings: Settings) -> None:
-        """Make `published` what new requests begin with. Raises, and changes nothing, if it cannot be compiled."""
+    def _prepare(self, published: Published, settings: Settings) -> KeyTable:
+        """What chains are compiled with -> the table of keys to use with them."""
         runtime = self.runtime
         if published.keys != self.published.keys or runtime.keys.table is EMPTY:
             keys = KeyTable.from_wire(published.keys) if published.keys else EMPTY
@@ -151,7 +156,12 @@ class Worker:
             runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None
         if settings.auth.mtls != self.settings.auth.mtls or not runtime.callers.rules:
             runtime.callers = callers_of(settings)
-        runtime.snapshot = compile_snapshot(settings, published.generation, published.slots, runtime)
+        return keys
+
+    def _take(self, published: Published, snapshot: Snapshot, keys: KeyTable) -> None:
+        """Make `published` what new requests begin with."""
+        runtime = self.runtime
+        runtime.snapshot = snapshot
         if runtime.tokens is not None:  # the same object: a request that waits for its issuer's new key holds it
             runtime.tokens.adopt(published.jwks)
             runtime.tokens.revoke(published.revoked)
@@ -178,11 +188,16 @@ class Worker:
                 await asyncio.to_thread(self.certificates.reload)
                 published = publish.read(self.place.state_dir)
                 if published.generation > self.published.generation and not self._is_stale(published):
-                    settings = published.read_settings()
+                    breath = Breath()
+                    settings = await read_settings(published, self.published, self.settings, breath)
                     plugin.make_importable(Path(published.folder))  # it may be new
-                    self._take(published, settings)
+                    keys = self._prepare(published, settings)
+                    snapshot = await compile_gradually(published, settings, self.settings, self.runtime, breath)
+                    old = list(self.runtime.snapshot.routes.values())
+                    self._take(published, snapshot, keys)
                     self.published, self.settings = published, settings
                     self.row[LOADED] = published.generation
+                    await let_go(old, breath)
         except Exception:  # a task's border: the controller sees that LOADED stays behind, and reports it
             _log.exception("worker %d stays with generation %d", self.place.slot, self.published.generation)
         finally:

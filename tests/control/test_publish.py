@@ -59,7 +59,7 @@ def test_a_url_in_several_pools_has_one_column() -> None:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    published = Published(7, Settings().model_dump_json().encode(), "/etc", {"http://a:1": 3}, b"keys", {"i": b"k"})
+    published = Published(7, Settings().model_dump_json().encode(), "/etc", {}, {"http://a:1": 3}, b"keys", {"i": b"k"})
     publish.write(tmp_path / "new" / "folder", published)
     found = publish.read(tmp_path / "new" / "folder")
     assert found == published
