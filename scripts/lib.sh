@@ -58,18 +58,39 @@ quietly() {
   unset 'groups[-1]'
 }
 
-# A Python of at least 3.11: $PYTHON, or the first that runs (a name on PATH may be a shim of a version manager).
+# is_python COMMAND: it runs, and is at least 3.11
+is_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# is_quick COMMAND: it was built with profile-guided optimisation, which a third of a request's cost depends on. The
+# Pythons of distributions are, but do not say so; others are where their configuration says it.
+is_quick() {
+  "$1" -c 'import sys, sysconfig
+options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+sys.exit(sys.base_prefix != "/usr" and "--enable-optimizations" not in options)' 2>/dev/null
+}
+
+# A Python of at least 3.11: $PYTHON, or the first that runs (a name on PATH may be a shim of a version manager), but
+# rather one of the same version that is quick.
 find_python() {
-  local candidate lacking=
+  local candidate lacking= version
+  python=
   for candidate in "${PYTHON:-python3}" python3.11 python3.12 python3.13 python3.14 python3; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      python=$candidate
-      if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then return; fi
+    if is_python "$candidate"; then
+      if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then
+        python=$candidate
+        break
+      fi
       lacking=$candidate
     fi
   done
-  [[ -z $lacking ]] || fail "$lacking has no venv module; on Debian: apt-get install python3-venv"
-  fail "Python 3.11 or later is needed; on Debian: apt-get install python3 python3-venv"
+  if [[ -z $python ]]; then
+    [[ -z $lacking ]] || fail "$lacking has no venv module; on Debian: apt-get install python3-venv"
+    fail "Python 3.11 or later is needed; on Debian: apt-get install python3 python3-venv"
+  fi
+  if [[ -n ${PYTHON:-} ]] || is_quick "$python"; then return; fi
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  candidate=/usr/bin/python$version
+  if is_python "$candidate" && "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then python=$candidate; fi
 }
 
 # setup PROJECT: .venv holds the project (. or .[dev], editable) and its dependencies. A stamp says for which
