@@ -48,6 +48,7 @@ from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.certificate import CallerRule, Callers
 from gateway.core.dispatch import Directory
+from gateway.core.gradient import Gradients
 from gateway.core.inference import Informed
 from gateway.core.outcome import Watcher
 from gateway.core.pick import PROMPTED
@@ -69,6 +70,7 @@ from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
 from gateway.edge.observe import Observe
+from gateway.edge.priority import rank_of
 from gateway.edge.prompt import Infer
 from gateway.edge.rescue import Rescue
 from gateway.edge.rewrite import Rewrite
@@ -79,6 +81,7 @@ from gateway.edge.transform import Transform
 from gateway.runtime import Runtime
 from gateway.upstream.call import Means
 from gateway.upstream.forward import Forward
+from gateway.upstream.gate import Bounds, Gates
 from gateway.upstream.retrier import Retrier
 
 
@@ -183,7 +186,9 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     policy = make_policy(arm.balance or model.balance, endpoints)
     if isinstance(policy, PromptPolicy):
         policy = Informed(policy)
-    watchers = (policy,) if isinstance(policy, Watcher) else ()
+    watchers: tuple[Watcher, ...] = (policy,) if isinstance(policy, Watcher) else ()
+    if model.max_in_flight is not None and model.max_in_flight.adaptive is not None:
+        watchers = (*watchers, runtime.gradients_of(name, version, model.max_in_flight.adaptive))
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version, watchers)
 
 
@@ -193,6 +198,7 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
         means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
         key_of=key_of_model(model),
         retrier=retrier_of(name, model.retry, runtime),
+        gates=gates_of(model, pools, runtime),
         rng=runtime.rng,
     )
     if any((arm.balance or model.balance).policy in PROMPTED for arm in model.versions.values()):
@@ -234,6 +240,17 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
 def retrier_of(name: str, retry: RetrySettings, runtime: Runtime) -> Retrier:
     budget = runtime.budget(name, retry.budget.percent, retry.budget.min_per_second)
     return Retrier(retry_rules(retry), budget, retry.buffer, runtime.rng)
+
+
+def gates_of(model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> Gates | None:
+    """None where nothing bounds how many requests are in flight."""
+    most, queue = model.max_in_flight, model.queue
+    if most is None:
+        return None
+    bounds = Bounds(most.endpoint or 0, most.version or 0, most.principal or 0, queue.length, queue.timeout)
+    found = [(pool, next((w for w in pool.watchers if isinstance(w, Gradients)), None)) for pool in pools.values()]
+    gates = {pool.version: runtime.gate(pool, bounds, gradients) for pool, gradients in found}
+    return Gates(gates, rank_of(queue.priority))
 
 
 def retry_rules(retry: RetrySettings) -> RetryRules:

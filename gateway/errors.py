@@ -168,6 +168,20 @@ class Overloaded(GatewayError):
     message = "The gateway is overloaded."
 
 
+class QueueFull(Overloaded):
+    """As many requests wait for this model as may; carries Retry-After."""
+
+    code = "queue_full"
+    message = "Too many requests wait for this model."
+
+
+class QueueTimeout(Overloaded):
+    """There was no room for this request in the time that it may wait; carries Retry-After."""
+
+    code = "queue_timeout"
+    message = "This model had no room for the request in time."
+
+
 # --- the upstream's fault ---------------------------------------------------------------------------------------------
 
 

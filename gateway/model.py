@@ -49,9 +49,10 @@ ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
 class Extras:
     """What few exchanges go through; counted and logged where it happened."""
 
-    __slots__ = ("retries_denied",)
+    __slots__ = ("queued", "retries_denied")
 
     def __init__(self) -> None:
+        self.queued = 0.0  # seconds in a line before an endpoint had room
         self.retries_denied = 0  # attempts that the route's retry budget did not pay for
 
 

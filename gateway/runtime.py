@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
-from gateway.config.settings import UpstreamTLS
+from gateway.config.settings import AdaptiveSettings, UpstreamTLS
 from gateway.core.certificate import Callers
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
+from gateway.core.gradient import Gradients
+from gateway.core.metrics import Totals
 from gateway.core.prefixes import forget
 from gateway.core.retry import Budget
 from gateway.core.session import Sessions
-from gateway.core.snapshot import Snapshot
+from gateway.core.snapshot import Pool, Snapshot
 from gateway.edge.authenticate import Means, Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
@@ -30,6 +32,7 @@ from gateway.stores.leases import SharedLeases
 from gateway.tls.client import UpstreamContexts
 from gateway.tls.clients import ClientCAs
 from gateway.upstream.connections import Connections
+from gateway.upstream.gate import Bounds, Gate
 
 
 class Proof(NamedTuple):
@@ -63,9 +66,16 @@ class Runtime:
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
     budgets: dict[str, Budget] = field(default_factory=dict)  # of retries, by model
+    gates: dict[tuple[str, str], Gate] = field(default_factory=dict)  # of models' versions that have bounds
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.recorder.before_flush(self._sample)
+
+    def _sample(self, totals: Totals) -> None:
+        totals.waiting = {target: len(gate.line) for target, gate in self.gates.items()}
 
     @property
     def means(self) -> Means:
@@ -110,6 +120,24 @@ class Runtime:
             known = self.budgets[model] = Budget(share, rate, self.clock())
         known.limit(share, rate)
         return known
+
+    def gate(self, pool: Pool, bounds: Bounds, gradients: Gradients | None) -> Gate:
+        """The pool's gate: the same one, with its line, for as long as the version has bounds."""
+        target = (pool.model, pool.version)
+        known = self.gates.get(target)
+        if known is None:
+            known = self.gates[target] = Gate(pool, bounds, self.leases, gradients)
+        else:
+            known.renew(pool, bounds, gradients)
+        return known
+
+    def gradients_of(self, model: str, version: str, settings: AdaptiveSettings) -> Gradients:
+        """What was found out of the endpoints, unless other bounds are set to it."""
+        known = self.gates.get((model, version))
+        fresh = Gradients(settings.min, settings.max, settings.start)
+        if known is not None and known.gradients is not None and known.gradients.bounds == fresh.bounds:
+            return known.gradients
+        return fresh
 
     def retain(self, urls: set[str]) -> None:
         """Forget endpoints that are in no pool any more; requests that still use one keep it alive themselves."""

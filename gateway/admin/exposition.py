@@ -77,6 +77,8 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         "bytes_out": CounterMetricFamily("gateway_response_bytes", "Bytes of answers' bodies.", labels=_TARGET),
         "attempts": CounterMetricFamily("gateway_upstream_attempts", "Attempts at endpoints.", labels=_TARGET),
         "retries": CounterMetricFamily("gateway_upstream_retries", "Attempts after the first.", labels=_TARGET),
+        "queued": CounterMetricFamily("gateway_queued", "Requests that waited for room.", labels=_TARGET),
+        "queued_seconds": CounterMetricFamily("gateway_queued_seconds", "How long they waited.", labels=_TARGET),
         "retries_denied": CounterMetricFamily(
             "gateway_upstream_retries_denied", "Attempts that a retry budget did not pay for.", labels=_TARGET
         ),
@@ -116,9 +118,12 @@ def _events(totals: Totals) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily("gateway_requests_in_flight", "Requests not yet ended.", labels=("model",))
     for model, count in sorted(totals.in_flight.items()):
         in_flight.add_metric((model,), count)
+    waiting = GaugeMetricFamily("gateway_queue_length", "Requests that wait for room.", labels=_TARGET)
+    for target, count in sorted(totals.waiting.items()):
+        waiting.add_metric(target, count)
     dropped = CounterMetricFamily("gateway_log_lines_dropped", "Access log lines that could not be written.")
     dropped.add_metric((), totals.lines_dropped)
-    yield from (errors, verdicts, in_flight, dropped)
+    yield from (errors, verdicts, in_flight, waiting, dropped)
 
 
 def _handshakes(totals: Totals) -> Iterator[Metric]:

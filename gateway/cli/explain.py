@@ -130,6 +130,10 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:
         yield f"plugin     {entry.use}"
+    if model.max_in_flight is not None:
+        given = model.max_in_flight.model_dump(exclude_none=True)
+        most = ", ".join("adaptive" if name == "adaptive" else f"{count} per {name}" for name, count in given.items())
+        yield f"in flight  {most}; {model.queue.length} may wait for {model.queue.timeout:g} s"
     retry = model.retry
     if retry.attempts > 1 and retry.when:
         yield f"retry      up to {retry.attempts} attempts on {', '.join(retry.when)}"

@@ -227,6 +227,61 @@ class RetrySettings(Strict):
     backoff: Backoff = setting({}, "The pause before another attempt.")
 
 
+class AdaptiveSettings(Strict):
+    """A bound for each endpoint that is found out: it falls while answers begin later than usual, and rises again."""
+
+    min: int = setting(1, "The least, of each worker.", ge=1)
+    max: int = setting(200, "The most, of each worker.", ge=1)
+    start: int = setting(20, "Where it begins.", ge=1)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("`min` is more than `max`")
+        return self
+
+
+class MaxInFlight(Strict):
+    """How many requests are at the model server at one time, over all workers; the others wait in the `queue`."""
+
+    endpoint: int | None = setting(None, "At each endpoint, whichever models it serves.", ge=1)
+    version: int | None = setting(None, "At all endpoints of a version.", ge=1)
+    principal: int | None = setting(None, "Of one caller.", ge=1)
+    adaptive: AdaptiveSettings | None = setting(None, "At each endpoint, as many as it can do; null: any number.")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if not (self.endpoint or self.version or self.principal or self.adaptive):
+            raise ValueError("needs endpoint, version, principal or adaptive")
+        return self
+
+
+class PrioritySettings(Strict):
+    """Who is served first. Equals take turns by caller."""
+
+    levels: list[Text] = setting(["high", "normal", "low"], "The levels, the most important first.", min_length=1)
+    default: Text = setting("normal", "The level of who has none.")
+    claim: Text | None = setting(None, "A claim of the caller's token, or metadata of its key, that names its level.")
+    header: FieldName | None = setting(
+        None, "A field that names a level; only `trusted_proxies` may raise a request above its caller's by it."
+    )
+
+    @model_validator(mode="after")
+    def _default_is_a_level(self) -> Self:
+        if self.default not in self.levels:
+            raise ValueError(f"`default: {self.default}` is none of {', '.join(self.levels)}")
+        return self
+
+
+class QueueSettings(Strict):
+    """Where requests wait that `max_in_flight` leaves no room for. 503 for who finds it full, unless somebody less
+    important waits there, and for who waits in vain; 429 if it is the caller's own bound that it waits for."""
+
+    length: int = setting(100, "How many wait for a version, over all workers; 0: none, it is refused at once.", ge=0)
+    timeout: Positive = setting("10s", "How long one may wait; what has less time than it would wait is refused.")
+    priority: PrioritySettings = setting({}, "Who is served first.")
+
+
 class UpstreamTLS(Strict):
     """How `https://` endpoints are proved, and the gateway to them. Files are picked up live when they change."""
 
@@ -363,6 +418,8 @@ class ModelDefaults(Strict):
         [], "Headers that tell the model server of the caller's TLS certificate; a client's own never pass."
     )
     retry: RetrySettings = setting({}, "Another attempt where the first one failed and may be repeated.")
+    max_in_flight: MaxInFlight | None = setting(None, "How many requests at one time; null: any number.")
+    queue: QueueSettings = setting({}, "Where requests wait that `max_in_flight` leaves no room for.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")
     methods: list[Method] = setting([], "Allowed methods; all if empty. Others are 405.")

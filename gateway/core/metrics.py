@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.model import Exchange
+from gateway.model import Exchange, Extras
 
 # Seconds: from a small model's answer to the longest generation (the client library's own buckets end at 10).
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -52,6 +52,8 @@ class Meter(msgspec.Struct):
     attempts: int = 0
     retries: int = 0
     retries_denied: int = 0
+    queued: int = 0
+    queued_seconds: float = 0.0
 
     def record(self, exchange: Exchange, ended: float) -> None:
         """Count a finished exchange; `ended` is on the clock of its `started`."""
@@ -68,7 +70,13 @@ class Meter(msgspec.Struct):
         if attempts > 1:
             self.retries += attempts - 1
         if exchange.extras is not None:
-            self.retries_denied += exchange.extras.retries_denied
+            self._record_extras(exchange.extras)
+
+    def _record_extras(self, extras: Extras) -> None:
+        self.retries_denied += extras.retries_denied
+        if extras.queued:
+            self.queued += 1
+            self.queued_seconds += extras.queued
 
     def add(self, other: "Meter") -> None:
         _add(self.statuses, other.statuses)
@@ -79,6 +87,8 @@ class Meter(msgspec.Struct):
         self.attempts += other.attempts
         self.retries += other.retries
         self.retries_denied += other.retries_denied
+        self.queued += other.queued
+        self.queued_seconds += other.queued_seconds
 
 
 class Totals(msgspec.Struct):
@@ -92,6 +102,7 @@ class Totals(msgspec.Struct):
     lines_dropped: int = 0
     # Gauges: what holds now.
     in_flight: dict[str, int] = {}  # by model
+    waiting: dict[tuple[str, str], int] = {}  # in lines, by model and version
     connections: int = 0
 
     def meter(self, model: str, version: str) -> Meter:
@@ -127,6 +138,7 @@ class Totals(msgspec.Struct):
     def forget_gauges(self) -> None:
         """What held for a process that is gone holds no more."""
         self.in_flight = {}
+        self.waiting = {}
         self.connections = 0
 
     def add(self, other: "Totals") -> None:
@@ -137,6 +149,7 @@ class Totals(msgspec.Struct):
         _add(self.handshakes, other.handshakes)
         _add(self.handshake_failures, other.handshake_failures)
         _add(self.in_flight, other.in_flight)
+        _add(self.waiting, other.waiting)
         self.lines_dropped += other.lines_dropped
         self.connections += other.connections
 

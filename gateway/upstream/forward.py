@@ -8,12 +8,13 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.core.endpoint import Endpoint
+from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.retry import cause_of
 from gateway.core.timeouts import GRPC, OURS, given
 from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection, UpstreamUnwilling
 from gateway.model import Exchange
 from gateway.upstream.call import Call, Means
+from gateway.upstream.gate import Gates, Hold
 from gateway.upstream.retrier import Retrier
 from gateway.upstream.watch import Watch
 
@@ -26,12 +27,16 @@ KeyOf = Callable[[Scope, Exchange], bytes]
 class Forward:
     """Forwards to the pool that the layers above chose. One for each route."""
 
-    def __init__(self, *, means: Means, key_of: KeyOf | None, retrier: Retrier, rng: Random) -> None:
-        """`key_of` reads from a request what the policy picks by; None where it needs nothing of the request."""
+    def __init__(
+        self, *, means: Means, key_of: KeyOf | None, retrier: Retrier, gates: Gates | None = None, rng: Random
+    ) -> None:
+        """`key_of` reads from a request what the policy picks by; None where it needs nothing of the request. `gates`
+        are for pools that take only so many requests at one time."""
         self.means = means._replace(refusals=retrier.rules.statuses, grants=retrier.grants)
         self.key_of = key_of
         self.retrier = retrier
         self.budget = retrier.budget
+        self.gates = gates
         self.rng = rng
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,10 +56,16 @@ class Forward:
             call.hurry(given(exchange.fields))
         key = self.key_of(scope, exchange) if self.key_of is not None else b""
         while True:
-            endpoint = exchange.endpoint = self.pick(exchange, key, call.tried)
+            if self.gates is None:
+                endpoint = self.pick(exchange, key, call.tried)
+                hold: Lease | Hold = endpoint.lease()
+            else:
+                hold = await self.gates.enter(call, key, self.pick)
+                endpoint = hold.endpoint
+            exchange.endpoint = endpoint
             exchange.attempts += 1
             try:
-                with endpoint.lease():
+                with hold:
                     if pool.watchers:
                         with Watch(pool.watchers, key, endpoint) as call.watch:
                             await call.attempt(endpoint)
