@@ -133,7 +133,14 @@ def _handshakes(totals: Totals) -> Iterator[Metric]:
     failed = CounterMetricFamily("gateway_tls_handshake_failures", "Those that failed, and why.", labels=("reason",))
     for reason, count in sorted(totals.handshake_failures.items()):
         failed.add_metric((reason,), count)
-    yield from (done, failed)
+    refused = CounterMetricFamily(
+        "gateway_connections_refused", "Connections closed before their handshake.", labels=("reason",)
+    )
+    for reason, count in sorted(totals.connections_refused.items()):
+        refused.add_metric((reason,), count)
+    pauses = CounterMetricFamily("gateway_accept_pauses", "Times when no connection could be accepted for a while.")
+    pauses.add_metric((), totals.accept_pauses)
+    yield from (done, failed, refused, pauses)
 
 
 def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:

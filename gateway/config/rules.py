@@ -42,6 +42,12 @@ def _collide(gateway: GatewaySettings, first: str, second: str) -> bool:
     return port == other_port != 0 and is_shared
 
 
+def proxies_are_known(settings: Settings) -> Iterator[Finding]:
+    if settings.gateway.proxy_protocol and not settings.gateway.trusted_proxies:
+        message = "needs trusted_proxies: nobody else is believed to speak for others"
+        yield Finding(("gateway", "proxy_protocol"), message, (("gateway", "trusted_proxies"),))
+
+
 def store_is_installed(settings: Settings) -> Iterator[Finding]:
     if settings.gateway.limits_store.startswith("redis") and find_spec("redis") is None:
         yield Finding(("gateway", "limits_store"), "needs the package redis: install model-gateway[redis]")
@@ -219,6 +225,7 @@ def _unknown_caller(model: ModelSettings, per: str) -> str:
 
 RULES: tuple[Rule, ...] = (
     listeners_differ,
+    proxies_are_known,
     store_is_installed,
     acme_can_work,
     issuers_differ,

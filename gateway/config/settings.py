@@ -124,6 +124,10 @@ class Limits(Strict):
         240, "Bytes a second at which a body comes at least, over each `body_idle`; 0: any rate will do.", ge=0
     )
     write_idle: Positive = setting("60s", "Longest time a client may take none of an answer.")
+    connections: int = setting(20_000, "In all; more wait to be accepted. Idle ones make room.", ge=1)
+    connections_per_address: int = setting(
+        10_000, "Of one address, an IPv6 /64; more are closed before their handshake. 0: any number.", ge=0
+    )
     keep_alive: Positive = setting("75s", "Longest silence between two requests of a connection.")
     requests: int = setting(10_000, "Requests of one connection; it closes behind the last.", ge=1)
 
@@ -148,6 +152,9 @@ class GatewaySettings(Strict):
     )
     workers: Workers = setting("auto", "Worker processes; `auto`: one per core.")
     trusted_proxies: list[Network] = setting([], "Whose X-Forwarded-* and X-Request-Id are believed.")
+    proxy_protocol: bool = setting(
+        False, "Each connection of `trusted_proxies` begins with a PROXY header, version 1 or 2; no other's does."
+    )
     limits_store: StoreURL = setting(
         "shared://",
         "Where token buckets live. `shared://`: exact over all workers of this machine; `memory://`: each worker's; "

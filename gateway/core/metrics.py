@@ -99,6 +99,8 @@ class Totals(msgspec.Struct):
     verdicts: dict[tuple[str, str], int] = {}  # by model and verdict
     handshakes: dict[tuple[str, str], int] = {}  # by TLS version and cipher suite
     handshake_failures: dict[str, int] = {}  # by OpenSSL's reason
+    connections_refused: dict[str, int] = {}  # by reason, before a handshake
+    accept_pauses: int = 0
     lines_dropped: int = 0
     # Gauges: what holds now.
     in_flight: dict[str, int] = {}  # by model
@@ -148,6 +150,8 @@ class Totals(msgspec.Struct):
         _add(self.verdicts, other.verdicts)
         _add(self.handshakes, other.handshakes)
         _add(self.handshake_failures, other.handshake_failures)
+        _add(self.connections_refused, other.connections_refused)
+        self.accept_pauses += other.accept_pauses
         _add(self.in_flight, other.in_flight)
         _add(self.waiting, other.waiting)
         self.lines_dropped += other.lines_dropped

@@ -13,6 +13,7 @@ Rules of this module:
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
 
@@ -53,10 +54,10 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "answer", "app", "backlog", "begun", "client", "closing", "deadline", "deadlines", "fed", "headers",
-        "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "limits", "line", "loop",
-        "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "target", "trailers",
-        "transport", "unfruitful", "window", "write_waiters",
+        "announced", "answer", "app", "backlog", "begun", "client", "closing", "deadline", "deadlines", "fed",
+        "headers", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "leave",
+        "limits", "line", "loop", "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state",
+        "target", "trailers", "transport", "unfruitful", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -66,6 +67,8 @@ class EdgeProtocol(asyncio.Protocol):
         self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
         self.state = server_state
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.announced: tuple[str, int] | None = None  # the client, if a trusted proxy has said who it is
+        self.leave: Callable[[], None] | None = None  # gives the connection's place back
         self.parser = httptools.HttpRequestParser(self)
         self.answer: Answer | None = None
         self.pipeline: deque[Answer] = deque()
@@ -97,7 +100,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.state.connections.add(cast(Any, self))
         self.deadlines.watched.add(self)
         self.deadline = monotonic() + self.limits.headers_timeout
-        self.client = _address(transport.get_extra_info("peername"))
+        self.client = self.announced or _address(transport.get_extra_info("peername"))
         self.server = _address(transport.get_extra_info("sockname"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self.peer = peer_of(transport.get_extra_info("ssl_object"))
@@ -105,6 +108,8 @@ class EdgeProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(cast(Any, self))
         self.deadlines.watched.discard(self)
+        if self.leave is not None:
+            self.leave()
         self.closing = True
         self.resume_writing()
         self.pipeline.clear()
@@ -294,6 +299,15 @@ class EdgeProtocol(asyncio.Protocol):
         else:
             self.deadline = monotonic() + self.limits.keep_alive
             self.transport.resume_reading()
+
+    @property
+    def is_idle(self) -> bool:
+        """It waits for another request, and nothing of one is there."""
+        return self.answer is None and self.begun > 0 and self.fed == 0 and not self.closing
+
+    def retire(self) -> None:
+        """Close it, idle as it is, to make room."""
+        self._close(linger=0.0)
 
     def shutdown(self) -> None:
         """uvicorn's call when the server stops: a busy connection closes after its answers. An idle one gets the time

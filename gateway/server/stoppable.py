@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 from collections.abc import Iterator
 from time import monotonic
@@ -12,6 +11,8 @@ from typing import Any
 import uvicorn
 
 from gateway.errors import Stopped
+from gateway.server.accept import Acceptor, Reception
+from gateway.server.protocol import EdgeProtocol
 
 _log = logging.getLogger("gateway.worker")
 
@@ -36,23 +37,31 @@ class EdgeServer(Stoppable):
     """The public side: a TLS handshake has a deadline, which uvicorn leaves at asyncio's minute, and a stop loses
     nobody: neither who waits to be accepted, nor who is in the middle of a handshake."""
 
-    def __init__(self, config: uvicorn.Config, *, handshake_timeout: float, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, reception: Reception, *, handshake_timeout: float, grace: float) -> None:
         """`grace`: seconds in which requests may end when the server stops."""
         super().__init__(config)
+        self.reception = reception
         self.handshake_timeout = handshake_timeout
         self.grace = grace
-        self.others: list[asyncio.Server] = []  # listeners that close with it
-        self.accepted_at = -math.inf
+        self.acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, for sockets that are bound."""
         await self.lifespan.startup()
-        loop, backlog = asyncio.get_running_loop(), self.config.backlog
-        self.servers = [
-            await loop.create_server(self._greet, sock=listener, backlog=backlog, **self._tls())
-            for listener in sockets or ()
-        ]
+        self.servers = []
+        for listener in sockets or ():
+            self.listen(listener, self.config, self._tls())
         self.started = True
+
+    def listen(self, listener: socket.socket, config: uvicorn.Config, tls: dict[str, Any]) -> None:
+        """Accept from `listener` until the server stops."""
+
+        def greet() -> EdgeProtocol:
+            return EdgeProtocol(config, self.server_state, None)  # type: ignore[arg-type]  # it is an EdgeConfig
+
+        acceptor = Acceptor(listener, self.reception, greet, tls)
+        self.acceptors.append(acceptor)
+        acceptor.start(self.server_state.connections)
 
     def _tls(self) -> dict[str, Any]:
         if not self.config.ssl:
@@ -60,34 +69,26 @@ class EdgeServer(Stoppable):
         handshake, shutdown = self.handshake_timeout, _GOODBYE
         return {"ssl": self.config.ssl, "ssl_handshake_timeout": handshake, "ssl_shutdown_timeout": shutdown}
 
-    def _greet(self) -> asyncio.Protocol:
-        self.accepted_at = monotonic()
-        protocol: Any = self.config.http_protocol_class
-        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[no-any-return]
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more, let what runs end, and cut off what has not when the grace is over."""
-        waiting = [listener.dup() for listener in sockets or ()]
-        for server in (*self.servers, *self.others):
-            server.close()
-        greetings = [self._accept(connection) for listener in waiting for connection in _accepted(listener)]
-        tasks = [asyncio.create_task(greeting) for greeting in greetings]
-        if tasks:
-            self.accepted_at = monotonic()
+        for acceptor in self.acceptors:
+            acceptor.close()
         connections: set[Any] = self.server_state.connections
-        end = monotonic() + self.grace
-        while (connections or monotonic() < self.accepted_at + _GREETING) and monotonic() < end:
+        began = monotonic()
+        while (connections or (self._is_greeting() and monotonic() < began + _GREETING)) and (
+            monotonic() < began + self.grace
+        ):
             for connection in list(connections):
                 if not connection.is_ending:
                     connection.shutdown()
             await asyncio.sleep(_LOOK)
         await self._cut_off(connections)
-        for task in tasks:
-            task.cancel()
+        for acceptor in self.acceptors:
+            for task in list(acceptor.tasks):
+                task.cancel()
 
-    async def _accept(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().connect_accepted_socket(self._greet, connection, **self._tls())
+    def _is_greeting(self) -> bool:
+        return any(acceptor.tasks for acceptor in self.acceptors)
 
     async def _cut_off(self, connections: set[Any]) -> None:
         """End what still runs; it is logged and counted as ended by us."""
@@ -100,10 +101,3 @@ class EdgeServer(Stoppable):
                 answer.exchange.error = Stopped()
             answer.task.cancel()
         await asyncio.wait([answer.task for answer in answers], timeout=1.0)
-
-
-def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Whoever connected since the loop last looked; they would be reset when the last descriptor closes."""
-    with listener, contextlib.suppress(OSError):  # BlockingIOError: nobody is left
-        while True:
-            yield listener.accept()[0]

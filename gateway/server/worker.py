@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gateway.app import callers_of, compile_snapshot, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
+from gateway.core.client import Trust
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Refreshes
@@ -31,9 +33,11 @@ from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
 from gateway.runtime import Runtime
+from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_settings
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
+from gateway.server.room import Room
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
 from gateway.server.zone import (
@@ -95,6 +99,7 @@ class Worker:
             self.tls.tally = self.runtime.recorder.totals
         self.server = EdgeServer(
             self._config(self.tls),
+            self._reception(),
             handshake_timeout=self.settings.tls.handshake_timeout,
             grace=self.settings.gateway.shutdown.grace,
         )
@@ -112,7 +117,7 @@ class Worker:
         self._sweep()
         self._trim()
         self._flush_often()
-        await self._listen_plainly()
+        self._listen_plainly()
         self.row[LOADED] = self.published.generation
         self.row[PID] = os.getpid()
         self._on_published()
@@ -271,16 +276,25 @@ class Worker:
         config.deadlines = self.runtime.deadlines
         return config
 
-    async def _listen_plainly(self) -> None:
+    def _reception(self) -> Reception:
+        place, gateway = self.place, self.settings.gateway
+        rows = [place.zone.workers[slot] for slot in place.slots]
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return Reception(
+            Room(gateway.limits, self.row, rows, self.runtime.leases, descriptors),
+            self.runtime.recorder.totals,
+            Trust(gateway.trusted_proxies),
+            gateway.proxy_protocol,
+            self.settings.tls.handshake_timeout,
+        )
+
+    def _listen_plainly(self) -> None:
         """The listener that redirects to https."""
         if self.place.http is None:
             return
         config = self._config(None, redirect_to(self.settings.gateway.https[1], self.certificates.folder / ANSWERS))
         config.load()
-        plain = await self.loop.create_server(
-            lambda: EdgeProtocol(config, self.server.server_state, None), sock=self.place.http
-        )
-        self.server.others.append(plain)
+        self.server.listen(self.place.http, config, {})
 
 
 def run(place: Place, certificates: CertificateStore, tls: Any) -> None:

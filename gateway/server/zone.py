@@ -28,9 +28,10 @@ LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, 
 # All but the controller's own (CONTROLLER, GENERATION, DRAINED) and the doorbell are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
-# WANTED: a bit for each issuer whose keys are missed; STALE: code that it has imported has changed; ENDING: it drains.
-PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED, STALE, ENDING = range(8)
-_WORKER_WORDS: Final = 8
+# WANTED: a bit for each issuer whose keys are missed; STALE: code that it has imported has changed; ENDING: it drains;
+# TAKEN: places that its connections have, from the moment they are accepted (`room.py`).
+PID, LOADED, FLUSHED, CONNECTIONS, STARTED, WANTED, STALE, ENDING, TAKEN = range(9)
+_WORKER_WORDS: Final = 16
 
 _HEADER = 8 * _HEADER_WORDS
 _ROWS = 8 * _WORKER_WORDS * WORKERS
@@ -47,7 +48,7 @@ _FIXED = (
     _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING + _STANDING
 )
 _LEASES = size_of()
-_LAYOUT: Final = 4  # raised with every change of where things are
+_LAYOUT: Final = 5  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
 _BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
@@ -159,7 +160,7 @@ class Zone:
         self.running[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         SharedLeases(self.leases, self.fd, self.leases_at).forget(worker)
         row = self.workers[worker]
-        row[PID] = row[STALE] = row[ENDING] = 0
+        row[PID] = row[STALE] = row[ENDING] = row[TAKEN] = 0
 
     def __repr__(self) -> str:
         header = self.header

@@ -18,6 +18,10 @@ BROKEN = {  # rule -> (file, what is said)
         "gateway: {https: 0.0.0.0:1, http: 127.0.0.1:1, admin: 127.0.0.1:2}\n",
         "routes.yaml:1: gateway.http: listens where https does",
     ),
+    "proxies_are_known": (
+        f"gateway: {{proxy_protocol: true}}\n{MODEL}",
+        "routes.yaml:1: gateway.proxy_protocol: needs trusted_proxies: nobody else is believed to speak for others",
+    ),
     "issuers_differ": (
         f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
         "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",
