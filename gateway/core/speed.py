@@ -1,12 +1,15 @@
 """How fast an endpoint is, learned from what passes through: seconds to the first token by the tokens before it, and
-seconds for each token by the streams beside it. Both are lines fitted to samples that fade."""
+seconds for each token by the tokens in the cache that its streams read. Both are lines fitted to samples that fade."""
 
 from collections.abc import Sequence
 from math import exp, inf
 from typing import Final
 
 TAU: Final = 30.0  # seconds: the mean lifetime of a sample
-_PRIOR: Final = 3.0  # samples: how much the fleet's slope counts for beside an endpoint's own
+LEAST_PRIOR: Final = 0.3  # samples, as the three below
+MOST_PRIOR: Final = 30.0
+SLOPES: Final = 10.0
+FEW: Final = 1e-3  # so faded that it counts for nothing
 
 
 class Line:
@@ -16,7 +19,7 @@ class Line:
     method", CACM 22 (9), 1979), which no clock and no number of samples makes inexact.
     """
 
-    __slots__ = ("at", "mean_x", "mean_y", "sum_xx", "sum_xy", "weight")
+    __slots__ = ("at", "mean_x", "mean_y", "sum_xx", "sum_xy", "sum_yy", "weight")
 
     def __init__(self) -> None:
         self.weight = 0.0
@@ -24,21 +27,28 @@ class Line:
         self.mean_y = 0.0
         self.sum_xx = 0.0
         self.sum_xy = 0.0
+        self.sum_yy = 0.0
         self.at = -inf  # the newest sample
 
     def add(self, x: float, y: float, now: float) -> None:
+        self.age(now)
+        self.weight += 1.0
+        from_x, from_y = x - self.mean_x, y - self.mean_y
+        self.mean_x += from_x / self.weight
+        self.mean_y += from_y / self.weight
+        self.sum_xx += from_x * (x - self.mean_x)
+        self.sum_xy += from_x * (y - self.mean_y)
+        self.sum_yy += from_y * (y - self.mean_y)
+
+    def age(self, now: float) -> None:
+        """Let what is known fade until now."""
         if self.weight:
             kept = exp(min(self.at - now, 0.0) / TAU)
             self.weight *= kept
             self.sum_xx *= kept
             self.sum_xy *= kept
+            self.sum_yy *= kept
         self.at = max(now, self.at)
-        self.weight += 1.0
-        from_mean = x - self.mean_x
-        self.mean_x += from_mean / self.weight
-        self.mean_y += (y - self.mean_y) / self.weight
-        self.sum_xx += from_mean * (x - self.mean_x)
-        self.sum_xy += from_mean * (y - self.mean_y)
 
     def __repr__(self) -> str:
         slope = self.sum_xy / self.sum_xx if self.sum_xx else 0.0
@@ -52,39 +62,72 @@ class Speed:
 
     def __init__(self) -> None:
         self.first = Line()  # seconds to the first token, by tokens to prefill until then
-        self.each = Line()  # seconds for each further token, by streams running
+        self.each = Line()  # seconds for each further token, by tokens in the cache
         self.output = Line()  # tokens of a whole output; its slope means nothing
 
-    def add_first(self, tokens: int, seconds: float, now: float) -> None:
+    def add_first(self, tokens: float, seconds: float, now: float) -> None:
         self.first.add(tokens, seconds, now)
 
-    def add_stream(self, running: float, seconds: float, tokens: int, now: float) -> None:
-        self.each.add(running, seconds, now)
+    def add_stream(self, context: float, seconds: float, tokens: int, now: float) -> None:
+        self.each.add(context, seconds, now)
         self.output.add(0.0, tokens, now)
 
     def __repr__(self) -> str:
         return f"<Speed first={self.first!r} each={self.each!r}>"
 
 
-def fleet_slope(lines: Sequence[Line]) -> float:
-    """The slope of all, were each moved to its own mean: what is common to endpoints of different bases."""
-    spread = sum([line.sum_xx for line in lines])
-    return max(sum([line.sum_xy for line in lines]) / spread, 0.0) if spread > 0.0 else 0.0
+class Fleet:
+    """What the lines of a pool's endpoints have in common, and how far one may be believed to differ.
+
+    A slower machine is slower in everything, so that an endpoint is taken to be the fleet's line times a factor of its
+    own. Where that rests on few samples it is drawn toward 1, the more the less endpoints really differ: as empirical
+    Bayes does it (Efron, Morris, "Data analysis using Stein's estimator", JASA 70, 1975), as if `prior` samples, the
+    variance within endpoints by that between them, had shown 1. Its own slope is believed beside SLOPES samples of the
+    fleet's times that factor.
+    """
+
+    __slots__ = ("mean_x", "mean_y", "prior", "slope", "variance")
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        weight = sum([line.weight for line in lines])
+        self.mean_x = sum([line.weight * line.mean_x for line in lines]) / weight
+        self.mean_y = sum([line.weight * line.mean_y for line in lines]) / weight
+        spread = sum([line.sum_xx for line in lines])
+        self.variance = spread / weight
+        # Were each endpoint moved to the common mean: different bases must not bend the slope.
+        self.slope = max(sum([line.sum_xy for line in lines]) / spread, 0.0) if spread > 0.0 else 0.0
+        self.prior = self._prior(lines, weight)
+
+    def at(self, x: float) -> float:
+        return max(self.mean_y + self.slope * (x - self.mean_x), 0.1 * self.mean_y)
+
+    def _prior(self, lines: Sequence[Line], weight: float) -> float:
+        slope = self.slope
+        noise = sum([line.sum_yy - slope * (2.0 * line.sum_xy - slope * line.sum_xx) for line in lines]) / weight
+        within = noise / self.mean_y**2
+        factors = [(line.weight, line.mean_y / self.at(line.mean_x)) for line in lines]
+        mean = sum([w * factor for w, factor in factors]) / weight
+        between = sum([w * (factor - mean) ** 2 for w, factor in factors]) / weight - within * len(lines) / weight
+        return min(max(within / between, LEAST_PRIOR), MOST_PRIOR) if between > 0.0 else MOST_PRIOR
+
+    def line(self, own: Line) -> tuple[float, float]:
+        """Base and slope of one endpoint. Neither is negative: more work never makes an endpoint faster."""
+        expected = self.at(own.mean_x)
+        factor = (own.weight * own.mean_y / expected + self.prior) / (own.weight + self.prior)
+        level = factor * expected
+        prior = SLOPES * self.variance
+        spread = own.sum_xx + prior
+        slope = max((own.sum_xy + prior * factor * self.slope) / spread, 0.0) if spread > 0.0 else 0.0
+        base = level - slope * own.mean_x
+        return (base, slope) if base >= 0.0 else (0.0, level / own.mean_x)
 
 
-def fleet_variance(lines: Sequence[Line]) -> float:
-    """Of x, about each one's mean."""
-    weight = sum([line.weight for line in lines])
-    return sum([line.sum_xx for line in lines]) / weight if weight > 0.0 else 0.0
-
-
-def settle(line: Line, slope: float, variance: float) -> tuple[float, float]:
-    """Base and slope of one endpoint, the slope shrunk to the fleet's as if _PRIOR samples had shown that one. Neither
-    is negative: more work never makes an endpoint faster."""
-    prior = _PRIOR * variance
-    spread = line.sum_xx + prior
-    own = max((line.sum_xy + prior * slope) / spread, 0.0) if spread > 0.0 else slope
-    base = line.mean_y - own * line.mean_x
-    if base < 0.0:
-        return 0.0, line.mean_y / line.mean_x if line.mean_x > 0.0 else own
-    return base, own
+def fit(lines: Sequence[Line], now: float, default: tuple[float, float]) -> list[tuple[float, float]]:
+    """Base and slope of each: an endpoint that nothing is known of is like the others, and what was known long ago
+    fades into that."""
+    for line in lines:
+        line.age(now)
+    if sum([line.weight for line in lines]) < FEW:
+        return [default] * len(lines)
+    fleet = Fleet(lines)
+    return [fleet.line(line) for line in lines]

@@ -6,7 +6,7 @@ endpoint and adds up all; like counts of requests in flight, they belong to the 
 """
 
 from collections.abc import MutableSequence, Sequence
-from math import inf
+from math import exp, inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.speed import Speed
@@ -26,23 +26,28 @@ class EngineLoad(NamedTuple):
 
 ENGINE_FRESH = 3.0  # seconds: what an engine said is ignored when it is older; it is asked every second
 
+RECENT = 5.0
+
 
 class Cells(NamedTuple):
     """The cells of the zone that `Work` reads and writes, each indexed by an endpoint's slot."""
 
-    pending: MutableSequence[int] | memoryview  # tokens, written by this worker alone
-    running: MutableSequence[int] | memoryview  # streams, written by this worker alone
+    pending: MutableSequence[int] | memoryview  # tokens, written by this worker alone, as the two below
+    running: MutableSequence[int] | memoryview  # streams
+    context: MutableSequence[int] | memoryview  # tokens
     others_pending: Sequence[Sequence[int]] = ()  # the other workers'
     others_running: Sequence[Sequence[int]] = ()
+    others_context: Sequence[Sequence[int]] = ()
 
 
 class Work:
-    """One endpoint's. `pending` and `running` are what policies compare: this worker's part to the moment, the others'
-    as `load.Works` last summed them."""
+    """One endpoint's. `pending`, `running` and `context` are what policies compare: this worker's part to the moment,
+    the others' as `load.Works` last summed them."""
 
     __slots__ = (
-        "_area", "_area_at", "_cells", "_slot", "a", "b", "d", "e", "engine", "own_pending", "own_running", "pending",
-        "prefixes", "running", "speed", "waiting",
+        "_area", "_area_at", "_cells", "_slot", "a", "b", "context", "d", "e", "engine", "front", "front_since",
+        "own_context", "own_pending", "own_running", "pending", "prefilled", "prefixes", "recent", "recent_at",
+        "running", "speed", "stretch", "waiting",
     )  # fmt: skip
 
     def __init__(self, slot: int, cells: Cells | None) -> None:
@@ -50,95 +55,131 @@ class Work:
         self._cells = cells  # None: nobody shares
         self.own_pending = 0
         self.own_running = 0
-        self.pending = 0  # tokens not prefilled yet
+        self.own_context = 0
+        self.pending = 0  # tokens of prompts without a first token yet
         self.running = 0  # streams past their first token
+        self.context = 0  # tokens of these: their prompts, and half of what an output has on average
+        self.prefilled = 0  # tokens, ever: what passed between two moments is a difference
+        self.recent = 0.0  # tokens sent to be prefilled, each fading with RECENT
+        self.recent_at = 0.0
         self.waiting: dict[Stream, None] = {}  # this worker's streams before their first token, oldest first
+        self.front = 0  # tokens of the first of them: what the endpoint is at now
+        self.front_since = 0.0  # and since when
         self.speed = Speed()
         self.a = self.b = self.d = self.e = 0.0  # its lines, as `pick/llm.py` last fitted them
+        self.stretch = 1.0  # what prefills make of a second of decoding
         self.prefixes: Prefixes | None = None  # what it probably keeps; None where no policy asks
         self.engine: EngineLoad | None = None  # written by whoever reads the engine's metrics
-        self._area = 0.0  # running, integrated over time: the mean of any span is a difference by its length
+        self._area = 0.0  # context, integrated over time: the mean of any span is a difference by its length
         self._area_at = 0.0
 
-    def begin(self, tokens: int, cached: int, now: float) -> "Stream":
-        """A prompt of `tokens`, the first `cached` of which the endpoint should know, is sent now."""
-        stream = Stream(self, max(tokens - cached, 1), now)
-        self._add(stream.tokens, 0)
+    def begin(self, prompt: int, cached: int, output: int, now: float) -> "Stream":
+        """A prompt of `prompt` tokens is sent now, the first `cached` of which the endpoint should know; an answer of
+        `output` tokens is expected."""
+        stream = Stream(self, max(prompt - cached, 1), prompt + output // 2, now)
+        if not self.waiting:
+            self.front, self.front_since = stream.tokens, now
         self.waiting[stream] = None
+        self.fade(now)
+        self.recent += stream.tokens
+        self._add(stream.tokens, 0, 0)
         return stream
 
     def area(self, now: float) -> float:
-        self._area += self.running * max(now - self._area_at, 0.0)
+        self._area += self.context * max(now - self._area_at, 0.0)
         self._area_at = max(now, self._area_at)
         return self._area
 
-    def _add(self, tokens: int, streams: int) -> None:
+    def ahead(self, now: float) -> float:
+        """Tokens still to be prefilled: `pending`, less what must be done by now of the prompt at the front."""
+        if not self.front or self.a <= 0.0:
+            return self.pending
+        return self.pending - min((now - self.front_since) / self.a, self.front)
+
+    def fade(self, now: float) -> None:
+        self.recent *= exp(min(self.recent_at - now, 0.0) / RECENT)
+        self.recent_at = max(now, self.recent_at)
+
+    def _leave(self, stream: "Stream", now: float) -> None:
+        """It waits no longer."""
+        del self.waiting[stream]
+        following = next(iter(self.waiting), None)
+        self.front = following.tokens if following is not None else 0
+        self.front_since = now
+
+    def _add(self, tokens: int, streams: int, context: int) -> None:
         self.own_pending += tokens
         self.own_running += streams
+        self.own_context += context
         self.pending += tokens
         self.running += streams
+        self.context += context
         cells = self._cells
         if cells is not None:
             cells.pending[self._slot] = self.own_pending
             cells.running[self._slot] = self.own_running
+            cells.context[self._slot] = self.own_context
 
     def refresh(self) -> None:
         """Add up all workers' cells, exactly."""
-        pending, running = self.own_pending, self.own_running
-        cells = self._cells
+        cells, slot = self._cells, self._slot
         if cells is not None:
-            for tokens in cells.others_pending:
-                pending += tokens[self._slot]
-            for streams in cells.others_running:
-                running += streams[self._slot]
-        self.pending, self.running = pending, running
+            self.pending = self.own_pending + sum([tokens[slot] for tokens in cells.others_pending])
+            self.running = self.own_running + sum([streams[slot] for streams in cells.others_running])
+            self.context = self.own_context + sum([tokens[slot] for tokens in cells.others_context])
 
     @property
     def cells_read(self) -> int:
         """How many cells of other workers `refresh` reads."""
-        return 2 * len(self._cells.others_pending) if self._cells is not None else 0
+        return 3 * len(self._cells.others_pending) if self._cells is not None else 0
 
     def __repr__(self) -> str:
-        return f"<Work pending={self.pending} running={self.running} {self.speed!r}>"
+        return f"<Work pending={self.pending} running={self.running} context={self.context} {self.speed!r}>"
 
 
 class Stream:
     """One request at one endpoint: told what happens to it, it tells the endpoint's `Work`. `end` is due exactly once,
     however the request ends; `first` at its first token, if one comes."""
 
-    __slots__ = ("_area", "_before", "_first", "began", "tokens", "work")
+    __slots__ = ("_area", "_before", "_first", "_prefilled", "began", "context", "tokens", "work")
 
-    def __init__(self, work: Work, tokens: int, now: float) -> None:
+    def __init__(self, work: Work, tokens: int, context: int, now: float) -> None:
         self.work = work
         self.tokens = tokens  # to prefill
-        self._before = work.pending + tokens  # what had to be prefilled until its first token
+        self.context = context  # tokens that it will hold while it runs
         self.began = now
+        self._before = work.ahead(now) + tokens  # what had to be prefilled until its first token
         self._first = -inf
         self._area = 0.0
+        self._prefilled = 0
 
     def first(self, now: float) -> None:
         """The first token came: the prompt is prefilled, the stream runs. A second call changes nothing."""
         if self._first > -inf:
             return
         work = self.work
+        work.prefilled += self.tokens
         self._area = work.area(now)
+        self._prefilled = work.prefilled
         self._first = now
-        del work.waiting[self]
-        work._add(-self.tokens, 1)
+        work._leave(self, now)
+        work._add(-self.tokens, 1, self.context)
         work.speed.add_first(self._before, now - self.began, now)
 
     def end(self, now: float, tokens: int = 0, *, is_failed: bool = False) -> None:
         """It is over, after `tokens` of output (0: nobody counted)."""
         work = self.work
         if self._first == -inf:
-            del work.waiting[self]
-            work._add(-self.tokens, 0)
+            work._leave(self, now)
+            work._add(-self.tokens, 0, 0)
             return
         area = work.area(now)
-        work._add(0, -1)
+        work._add(0, -1, -self.context)
         seconds = now - self._first
         if not is_failed and tokens > 1 and seconds > 0.0:
-            work.speed.add_stream((area - self._area) / seconds, seconds / (tokens - 1), tokens, now)
+            # What the prefills of others took meanwhile says nothing of the pace; at most nine tenths of the time.
+            decoding = max(seconds - work.a * (work.prefilled - self._prefilled), 0.1 * seconds)
+            work.speed.add_stream((area - self._area) / seconds, decoding / (tokens - 1), tokens, now)
 
     def __repr__(self) -> str:
         return f"<Stream of {self.tokens} tokens {'running' if self._first > -inf else 'pending'}>"

@@ -43,10 +43,10 @@ _IN_FLIGHT = 4 * WORKERS * ENDPOINTS
 _LATENCY = 4 * WORKERS * ENDPOINTS
 _PENDING = 8 * WORKERS * ENDPOINTS
 _RUNNING = 4 * WORKERS * ENDPOINTS
+_CONTEXT = 8 * WORKERS * ENDPOINTS
 _STANDING = 8 * WORDS * WORKERS * ENDPOINTS
-_FIXED = (
-    _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _PENDING + _RUNNING + _STANDING
-)
+_WORK = _PENDING + _RUNNING + _CONTEXT
+_FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _WORK + _STANDING
 _LEASES = size_of()
 _LAYOUT: Final = 5  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
@@ -95,6 +95,8 @@ class Zone:
         self.pending = [tokens[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         streams = cut(_RUNNING).cast("i")
         self.running = [streams[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
+        contexts = cut(_CONTEXT).cast("q")
+        self.context = [contexts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, tokens
         words = cut(_STANDING).cast("d")  # that worker, see `core/standing.py`; outlive it: they are the endpoint's
         size_of_row = WORDS * ENDPOINTS
         self.standing = [words[i * size_of_row : (i + 1) * size_of_row] for i in range(WORKERS)]
@@ -130,8 +132,10 @@ class Zone:
         work = Cells(
             self.pending[worker],
             self.running[worker],
+            self.context[worker],
             [self.pending[i] for i in others],
             [self.running[i] for i in others],
+            [self.context[i] for i in others],
         )
         counts = [self.in_flight[i] for i in others]
         words = Words(self._words(worker), [self._words(i) for i in others], self.doorbell(worker))
@@ -158,6 +162,7 @@ class Zone:
         self.latency[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
         self.pending[worker].cast("B")[:] = bytes(8 * ENDPOINTS)
         self.running[worker].cast("B")[:] = bytes(4 * ENDPOINTS)
+        self.context[worker].cast("B")[:] = bytes(8 * ENDPOINTS)
         SharedLeases(self.leases, self.fd, self.leases_at).forget(worker)
         row = self.workers[worker]
         row[PID] = row[STALE] = row[ENDING] = row[TAKEN] = 0

@@ -1,13 +1,17 @@
 """The default for language models: where one more request costs everybody the fewest seconds.
 
-    ttft  = b + a (pending + new)          of this request, were it sent to this endpoint
-    tpot  = e + d (running + 1)            of each of its tokens
-    score = ttft + O tpot                  what it costs itself, for an output of O tokens
-          + running a new                  what its prefill costs the streams that run there
-          + running O/2 d                  what its tokens cost them; on average they are half done
+    ttft  = b + a (ahead + new)                 of this request, were it sent to this endpoint
+    tpot  = s (e + d (context + own))           of each of its tokens
+    score = WAIT ttft + O tpot                  what it costs itself, for an output of O tokens
+          + others a new                        what its prefill costs those that are there before it
+          + others O/2 s d own                  what its tokens cost them; on average they are half done
 
-a, b, d, e are each endpoint's own, learned from what passed through it, and O is the route's average: there is nothing
-to configure. An endpoint that nothing is known of yet is taken to be like the others.
+`ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
+the tokens that its steps read, `own` those of this request, `others` the requests in flight there. a, b, d, e are each
+endpoint's own, learned from what passed through it, and so is s, what the prefills of others make of a second of
+decoding; O is the route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to
+be like the others, and so is one that nothing was heard of for long: it is explored by few requests, as one that is
+late with its first token is not sent more.
 """
 
 from collections.abc import Sequence
@@ -17,17 +21,24 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.pick.prompted import Prompted
 from gateway.core.prompt import Prompt
-from gateway.core.speed import Line, fleet_slope, fleet_variance, settle
+from gateway.core.speed import fit
+from gateway.core.work import RECENT, Work
 
+# A second until the first token is felt more than one between tokens, which are read faster than they are spoken.
+WAIT: Final = 2.0
+BUSIEST: Final = 0.9  # share of prefills in an endpoint's time, at most: it always has some left to decode
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
+SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
 # Taken for true until the first sample: an 8B model on a large accelerator. Any numbers would do, since they are equal
 # for all; these weigh the terms as they will be found to weigh.
 FIRST: Final = (0.02, 5e-5)
-EACH: Final = (0.01, 1e-4)
+EACH: Final = (0.01, 1e-7)
 OUTPUT: Final = 200.0
 
 
 class Llm(Prompted):
+    """Exact full scan: 0.7 us an endpoint."""
+
     __slots__ = ("_endpoints", "_output", "_settle_at")
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
@@ -41,38 +52,45 @@ class Llm(Prompted):
         if now >= self._settle_at:
             self._settle(now)
         uncached = self._uncached(candidates, prompt)
-        output = self._output
+        output = min(self._output, prompt.output) if prompt.output else self._output
+        own = prompt.tokens + output / 2
         scores = []
         for endpoint, new in zip(candidates, uncached, strict=True):
             work = endpoint.work
-            running = work.running
+            others, a = endpoint.pending, work.a
+            ahead: float = work.pending
+            late = 0.0
+            if ahead and work.front:
+                # The prompt at the front is prefilled in part; if it should be by now, and is not, something is wrong.
+                since = now - work.front_since
+                if since < a * work.front:
+                    ahead -= since / a
+                else:
+                    ahead -= work.front
+                    late = max(since - a * work.front - work.b, 0.0)
             scores.append(
-                work.b
-                + work.a * (work.pending + new * (1 + running))
-                + output * (work.e + work.d * (1.5 * running + 1.0))
+                WAIT * (work.b + late + a * (ahead + new))
+                + others * a * new
+                + output * work.stretch * (work.e + work.d * (work.context + own + 0.5 * others * own))
             )
         return candidates[self._rotation.least(scores, rng)]
 
     def _settle(self, now: float) -> None:
         """Fit every endpoint's lines anew, each beside what is known of the fleet."""
-        self._settle_at = now + SETTLE
         works = [endpoint.work for endpoint in self._endpoints]
-        firsts = fit([work.speed.first for work in works], FIRST)
-        eaches = fit([work.speed.each for work in works], EACH)
+        self._settle_at = now + max(SETTLE, SETTLE_EACH * len(works))
+        firsts = fit([work.speed.first for work in works], now, FIRST)
+        eaches = fit([work.speed.each for work in works], now, EACH)
         for work, (b, a), (e, d) in zip(works, firsts, eaches, strict=True):
             work.b, work.a, work.e, work.d = b, a, e, d
+            work.stretch = 1.0 / (1.0 - min(busy(work, now), BUSIEST))
         outputs = [work.speed.output for work in works]
         weight = sum([line.weight for line in outputs])
         if weight > 0.0:
             self._output = sum([line.weight * line.mean_y for line in outputs]) / weight
 
 
-def fit(lines: Sequence[Line], default: tuple[float, float]) -> list[tuple[float, float]]:
-    """Base and slope of each; the fleet's mean of both where nothing is known."""
-    known = [line for line in lines if line.weight > 0.0]
-    if not known:
-        return [default] * len(lines)
-    slope, variance = fleet_slope(known), fleet_variance(known)
-    settled = {id(line): settle(line, slope, variance) for line in known}
-    mean = (sum([b for b, _ in settled.values()]) / len(known), sum([a for _, a in settled.values()]) / len(known))
-    return [settled.get(id(line), mean) for line in lines]
+def busy(work: Work, now: float) -> float:
+    """The share of its time that an endpoint spends on prefills, by the prompts that it was lately sent."""
+    work.fade(now)
+    return work.a * work.recent / RECENT

@@ -11,6 +11,7 @@ All of them scan every candidate, exactly.
 
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import Loads, Works
@@ -18,6 +19,8 @@ from gateway.core.pick.turns import Rotation
 from gateway.core.prefixes import prefixes_of
 from gateway.core.prompt import BLOCK_TOKENS, Prompt
 from gateway.core.work import Stream
+
+OUTPUT: Final = 200  # tokens: taken for an answer's length where nothing is known of it
 
 
 class Prompted:
@@ -38,7 +41,7 @@ class Prompted:
     def begin(self, endpoint: Endpoint, prompt: Prompt, now: float) -> Stream:
         cached = self._prefixes.count(endpoint, prompt.chain) * BLOCK_TOKENS
         self._prefixes.add(endpoint, prompt.chain)
-        return endpoint.work.begin(prompt.tokens, cached, now)
+        return endpoint.work.begin(prompt.tokens, cached, prompt.output or OUTPUT, now)
 
     def _refresh(self, now: float) -> None:
         if now >= self._loads.due:
