@@ -139,6 +139,17 @@ class Runtime:
             return known.gradients
         return fresh
 
+    def tally(self, totals: Totals) -> None:
+        """Before counts are written: what endpoints have read of prompts, and how fast they are found to be."""
+        for url, endpoint in self.endpoints.items():
+            work = endpoint.work
+            if work.prefixes is not None:
+                meter = totals.prompt_meter(url)
+                meter.tokens += work.asked
+                meter.cached += work.found
+                work.asked = work.found = 0
+                meter.learned(work.a, work.speed.each.mean_y)
+
     def retain(self, urls: set[str]) -> None:
         """Forget endpoints that are in no pool any more; requests that still use one keep it alive themselves."""
         for url in self.endpoints.keys() - urls:

@@ -59,7 +59,10 @@ class _Once(Collector):
         yield from _requests(self.totals)
         yield from _events(self.totals)
         yield from _handshakes(self.totals)
-        yield from _endpoints(self.view.endpoints())
+        endpoints = self.view.endpoints()
+        yield from _endpoints(endpoints)
+        yield from _inference(self.totals, endpoints)
+        yield from _engines(endpoints)
         yield from _gateway(self.totals, self.view)
 
 
@@ -156,6 +159,50 @@ def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
         if endpoint.latency:
             latency.add_metric(labels, endpoint.latency)
     yield from (health, in_flight, latency)
+
+
+def _inference(totals: Totals, endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
+    """Of endpoints whose pool's policy reads prompts. By address: who serves several models has one engine."""
+    pending = GaugeMetricFamily(
+        "gateway_endpoint_pending_tokens", "Tokens of prompts sent and not begun to be answered.", labels=("endpoint",)
+    )
+    running = GaugeMetricFamily(
+        "gateway_endpoint_running_streams", "Answers past their first token.", labels=("endpoint",)
+    )
+    tokens = CounterMetricFamily("gateway_endpoint_prompt_tokens", "Tokens of prompts sent.", labels=("endpoint",))
+    cached = CounterMetricFamily(
+        "gateway_endpoint_cached_tokens", "Those of a beginning that the endpoint had.", labels=("endpoint",)
+    )
+    prefill = GaugeMetricFamily(
+        "gateway_endpoint_prefill_seconds", "For each token of a prompt, as learned.", labels=("endpoint",)
+    )
+    token = GaugeMetricFamily(
+        "gateway_endpoint_token_seconds", "For each token of an answer, as seen.", labels=("endpoint",)
+    )
+    for url, endpoint in {e.url: e for e in endpoints if e.url in totals.prompts}.items():
+        pending.add_metric((url,), endpoint.pending_tokens)
+        running.add_metric((url,), endpoint.running_streams)
+        meter = totals.prompts[url]
+        tokens.add_metric((url,), meter.tokens)
+        cached.add_metric((url,), meter.cached)
+        if meter.prefill_seconds:
+            prefill.add_metric((url,), meter.prefill_seconds)
+        if meter.token_seconds:
+            token.add_metric((url,), meter.token_seconds)
+    yield from (pending, running, tokens, cached, prefill, token)
+
+
+def _engines(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
+    """Of endpoints whose engine is asked, as long as it answers."""
+    requests = GaugeMetricFamily(
+        "gateway_engine_requests", "As an endpoint's engine says.", labels=("endpoint", "state")
+    )
+    usage = GaugeMetricFamily("gateway_engine_kv_usage", "The share of its cache in use.", labels=("endpoint",))
+    for url, engine in {e.url: e.engine for e in endpoints if e.engine is not None}.items():
+        requests.add_metric((url, "waiting"), engine.waiting)
+        requests.add_metric((url, "running"), engine.running)
+        usage.add_metric((url,), engine.kv_usage)
+    yield from (requests, usage)
 
 
 def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:

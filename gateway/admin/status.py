@@ -9,8 +9,19 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.admin.exposition import own_version
-from gateway.admin.view import AdminView, BucketsView, CertificateView, EndpointView, WorkerView
-from gateway.core.metrics import BUCKETS, Meter, Totals
+from gateway.admin.view import AdminView, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
+from gateway.core.metrics import BUCKETS, Meter, PromptMeter, Totals
+
+
+class InferenceStatus(msgspec.Struct):
+    """Of an endpoint whose pool's policy reads prompts."""
+
+    pending_tokens: int  # of prompts sent there and not begun to be answered
+    running_streams: int  # past their first token
+    prompt_tokens: int  # sent there in all
+    cached_tokens: int  # of those, what it should have kept from earlier prompts
+    prefill_seconds: float  # for each token of a prompt, as learned; 0: nothing learned
+    token_seconds: float  # for each token of an answer, as seen; 0: nothing seen
 
 
 class EndpointStatus(msgspec.Struct):
@@ -19,6 +30,8 @@ class EndpointStatus(msgspec.Struct):
     in_flight: int
     latency: float  # average seconds to the first byte; 0: no sample
     weight: float
+    inference: InferenceStatus | None = None  # None: nobody reads prompts
+    engine: EngineView | None = None  # None: not asked, or silent
 
 
 class VersionStatus(msgspec.Struct):
@@ -87,12 +100,12 @@ def _models(totals: Totals, endpoints: Sequence[EndpointView]) -> list[ModelStat
     models: dict[str, ModelStatus] = {}
     for model, version in sorted({*pools, *totals.meters}):
         status = models.setdefault(model, ModelStatus(model, totals.in_flight.get(model, 0), []))
-        status.versions.append(_version(version, totals.meters.get((model, version)), pools.get((model, version), [])))
+        status.versions.append(_version(version, totals, model, pools.get((model, version), [])))
     return list(models.values())
 
 
-def _version(version: str, meter: Meter | None, endpoints: Sequence[EndpointView]) -> VersionStatus:
-    meter = meter or Meter()
+def _version(version: str, totals: Totals, model: str, endpoints: Sequence[EndpointView]) -> VersionStatus:
+    meter = totals.meters.get((model, version)) or Meter()
     return VersionStatus(
         version=version,
         statuses={str(status): count for status, count in sorted(meter.statuses.items())},
@@ -101,8 +114,20 @@ def _version(version: str, meter: Meter | None, endpoints: Sequence[EndpointView
         bytes_in=meter.bytes_in,
         bytes_out=meter.bytes_out,
         retries=meter.retries,
-        endpoints=[
-            EndpointStatus(each.url, each.health.name.lower(), each.in_flight, each.latency, each.weight)
-            for each in endpoints
-        ],
+        endpoints=[_endpoint(each, totals.prompts.get(each.url)) for each in endpoints],
     )
+
+
+def _endpoint(view: EndpointView, prompts: PromptMeter | None) -> EndpointStatus:
+    inference = None
+    if prompts is not None:
+        inference = InferenceStatus(
+            view.pending_tokens,
+            view.running_streams,
+            prompts.tokens,
+            prompts.cached,
+            prompts.prefill_seconds,
+            prompts.token_seconds,
+        )
+    health = view.health.name.lower()
+    return EndpointStatus(view.url, health, view.in_flight, view.latency, view.weight, inference, view.engine)

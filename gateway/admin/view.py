@@ -11,6 +11,14 @@ from gateway.core.metrics import Totals
 GATEWAY = "gateway"  # a target of drain: all of it
 
 
+class EngineView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint's engine last said of itself."""
+
+    waiting: int  # requests
+    running: int
+    kv_usage: float  # share of its cache, 0 to 1
+
+
 class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint as a pool of `model` and `version` has it; the same address may be in several."""
 
@@ -21,6 +29,9 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0  # over all workers
     latency: float = 0.0  # average seconds to the first byte; 0.0: no sample yet
     weight: float = 1.0
+    pending_tokens: int = 0  # of prompts sent there and not begun to be answered
+    running_streams: int = 0  # past their first token
+    engine: EngineView | None = None  # None: not asked, or silent for some seconds
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ def status(config: Config = Path("routes.yaml"), admin: Admin = "", json: Json =
 
 def render(found: Status) -> Group:
     """The document as tables."""
-    return Group(*_summary(found), _workers(found), _models(found), *_certificates(found))
+    return Group(*_summary(found), _workers(found), _models(found), *_inference(found), *_certificates(found))
 
 
 def _summary(found: Status) -> list[Text]:
@@ -103,6 +103,30 @@ def _rows(model: ModelStatus) -> list[list[object]]:
         if not version.endpoints:
             rows.append([name, "", "", "", "", *counts])
     return rows
+
+
+def _inference(found: Status) -> list[Table]:
+    """A row for each endpoint whose pool's policy reads prompts, or whose engine is asked."""
+    endpoints = {each.url: each for m in found.models for v in m.versions for each in v.endpoints}
+    told = [each for each in endpoints.values() if each.inference or each.engine]
+    if not told:
+        return []
+    table = _table(
+        "Inference", "endpoint", ">pending tokens", ">streams", ">from cache", ">prompt tokens/s", ">ms/token",
+        ">engine waits", ">runs", ">cache",
+    )  # fmt: skip
+    for each in told:
+        learned: list[object] = ["-"] * 5
+        if (known := each.inference) is not None:
+            share = f"{known.cached_tokens / known.prompt_tokens:.0%}" if known.prompt_tokens else "-"
+            speed = f"{1 / known.prefill_seconds:.0f}" if known.prefill_seconds else "-"
+            pace = f"{known.token_seconds * 1000:.1f}" if known.token_seconds else "-"
+            learned = [known.pending_tokens, known.running_streams, share, speed, pace]
+        said: list[object] = ["-"] * 3
+        if (engine := each.engine) is not None:
+            said = [engine.waiting, engine.running, f"{engine.kv_usage:.0%}"]
+        _add(table, each.url, *learned, *said)
+    return [table]
 
 
 def _certificates(found: Status) -> list[Table]:

@@ -148,6 +148,20 @@ class HashKey(Strict):
         return self
 
 
+class EngineMetrics(Strict):
+    """Where the engine of each endpoint tells its load (Prometheus text). A plain path is short for `{path: PATH}`."""
+
+    model_config = ConfigDict(json_schema_extra=also_text)
+
+    path: Target = setting("/metrics", "What is asked for, with GET, each second.")
+    port: int | None = setting(None, "Another port than the endpoint's own, as Triton has it (8002).", ge=1, le=65535)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_path(cls, data: Any) -> Any:
+        return {"path": data} if isinstance(data, str) else data
+
+
 class BalanceSettings(Strict):
     """How an endpoint of the version is chosen."""
 
@@ -172,6 +186,9 @@ class BalanceSettings(Strict):
     method: Literal["rendezvous", "ring", "maglev"] = setting("rendezvous", "How `consistent_hash` hashes.")
     bounded_load: float | None = setting(
         None, "Most load of an endpoint under `consistent_hash`, in averages (1.25 is a good one); null: any.", ge=1
+    )
+    engine_metrics: EngineMetrics | None = setting(
+        None, "Ask each endpoint's engine for its load, for `sticky_until_saturated` and `llm`; null: do not."
     )
 
 

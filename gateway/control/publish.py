@@ -81,6 +81,17 @@ def urls_of(settings: Settings) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def engines_of(settings: Settings) -> set[str]:
+    """The endpoints whose engines are asked for their load."""
+    return {
+        endpoint.url
+        for model in settings.models.values()
+        for version in model.versions.values()
+        for endpoint in version.endpoints
+        if (version.balance or model.balance).engine_metrics is not None
+    }
+
+
 def assign_slots(urls: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:
     """A column for every URL. One that stays keeps its own; a new one takes one that is free, lowest first. A column
     that was just given up is taken last, because an old request may still count there. Raises TooManyEndpoints."""

@@ -70,7 +70,10 @@ class Informed:
 
     def began(self, request: object, endpoint: Endpoint, now: float) -> None:
         if isinstance(request, Inference):
-            request.streams[endpoint] = self.policy.begin(endpoint, request.prompt, now)
+            stream = request.streams[endpoint] = self.policy.begin(endpoint, request.prompt, now)
+            work = endpoint.work
+            work.asked += request.prompt.tokens
+            work.found += request.prompt.tokens - stream.tokens
 
     def first_byte(self, request: object, endpoint: Endpoint, seconds: float, now: float) -> None:
         if isinstance(request, Inference):

@@ -91,6 +91,44 @@ class Meter(msgspec.Struct):
         self.queued_seconds += other.queued_seconds
 
 
+class PromptMeter(msgspec.Struct):
+    """What an endpoint has read of prompts, where its pool's policy reads them, and how fast it is found to be."""
+
+    tokens: int = 0  # of prompts sent to it
+    cached: int = 0  # of those, what it should have kept from earlier ones
+    # Gauges, each the sum over the workers that know it.
+    prefill: float = 0.0  # seconds for each token of a prompt
+    prefill_known: int = 0
+    token: float = 0.0  # seconds for each token of an answer
+    token_known: int = 0
+
+    def forget_gauges(self) -> None:
+        self.prefill = self.token = 0.0
+        self.prefill_known = self.token_known = 0
+
+    def learned(self, prefill: float, token: float) -> None:
+        """What one worker knows now; 0.0: nothing."""
+        self.prefill, self.prefill_known = prefill, int(prefill > 0.0)
+        self.token, self.token_known = token, int(token > 0.0)
+
+    def add(self, other: "PromptMeter") -> None:
+        self.tokens += other.tokens
+        self.cached += other.cached
+        self.prefill += other.prefill
+        self.prefill_known += other.prefill_known
+        self.token += other.token
+        self.token_known += other.token_known
+
+    @property
+    def prefill_seconds(self) -> float:
+        """The mean of the workers; 0.0: none knows."""
+        return self.prefill / self.prefill_known if self.prefill_known else 0.0
+
+    @property
+    def token_seconds(self) -> float:
+        return self.token / self.token_known if self.token_known else 0.0
+
+
 class Totals(msgspec.Struct):
     """Everything counted by one worker, or by all of them."""
 
@@ -101,6 +139,7 @@ class Totals(msgspec.Struct):
     handshake_failures: dict[str, int] = {}  # by OpenSSL's reason
     connections_refused: dict[str, int] = {}  # by reason, before a handshake
     accept_pauses: int = 0
+    prompts: dict[str, PromptMeter] = {}  # by the endpoint's URL
     lines_dropped: int = 0
     # Gauges: what holds now.
     in_flight: dict[str, int] = {}  # by model
@@ -112,6 +151,12 @@ class Totals(msgspec.Struct):
         if meter is None:
             key = (model, version) if len(self.meters) < NAMES else (OTHER, "")
             meter = self.meters.setdefault(key, Meter())
+        return meter
+
+    def prompt_meter(self, url: str) -> PromptMeter:
+        meter = self.prompts.get(url)
+        if meter is None:
+            meter = self.prompts.setdefault(url if len(self.prompts) < NAMES else OTHER, PromptMeter())
         return meter
 
     def count_error(self, model: str, error: GatewayError) -> None:
@@ -142,10 +187,14 @@ class Totals(msgspec.Struct):
         self.in_flight = {}
         self.waiting = {}
         self.connections = 0
+        for meter in self.prompts.values():
+            meter.forget_gauges()
 
     def add(self, other: "Totals") -> None:
         for key, meter in other.meters.items():
             self.meters.setdefault(key, Meter()).add(meter)
+        for url, prompts in other.prompts.items():
+            self.prompts.setdefault(url, PromptMeter()).add(prompts)
         _add(self.errors, other.errors)
         _add(self.verdicts, other.verdicts)
         _add(self.handshakes, other.handshakes)

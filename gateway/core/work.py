@@ -45,9 +45,9 @@ class Work:
     the others' as `load.Works` last summed them."""
 
     __slots__ = (
-        "_area", "_area_at", "_cells", "_slot", "a", "b", "context", "d", "e", "engine", "front", "front_since",
-        "own_context", "own_pending", "own_running", "pending", "prefilled", "prefixes", "recent", "recent_at",
-        "running", "speed", "stretch", "waiting",
+        "_area", "_area_at", "_cells", "_slot", "a", "asked", "b", "context", "d", "e", "engine", "found",
+        "front", "front_since", "own_context", "own_pending", "own_running", "pending", "prefilled", "prefixes",
+        "recent", "recent_at", "running", "speed", "stretch", "waiting",
     )  # fmt: skip
 
     def __init__(self, slot: int, cells: Cells | None) -> None:
@@ -69,6 +69,8 @@ class Work:
         self.a = self.b = self.d = self.e = 0.0  # its lines, as `pick/llm.py` last fitted them
         self.stretch = 1.0  # what prefills make of a second of decoding
         self.prefixes: Prefixes | None = None  # what it probably keeps; None where no policy asks
+        self.asked = 0  # tokens of prompts that were sent to it, and of those what it should have kept; whoever reports
+        self.found = 0  # them takes them
         self.engine: EngineLoad | None = None  # written by whoever reads the engine's metrics
         self._area = 0.0  # context, integrated over time: the mean of any span is a difference by its length
         self._area_at = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from gateway.core.endpoint import Health
+from gateway.core.engines import Reading
 from gateway.server.zone import CONTROLLERS_BELL, Zone
 
 
@@ -29,6 +30,7 @@ class Columns:
             owner = _digest(url)
             if self.zone.owners[slot] != owner:
                 self.zone.drains[slot] = 0.0
+                self.zone.engine_at[slot] = 0.0
                 self._write(slot, Health.CHECKING)
                 self.zone.owners[slot] = owner  # last: whoever dies in between has it wiped again
 
@@ -40,6 +42,17 @@ class Columns:
             return
         is_over = health is Health.DRAINING and 0.0 < self.zone.drains[slot] <= self.clock()
         self._write(slot, Health.DOWN if is_over else health)
+
+    def tell_engine(self, url: str, reading: Reading) -> None:
+        """For `Engines`: what an endpoint's engine says of itself. The time is written last: whoever reads in between
+        sees what is a second old beside what is new, and both are true enough."""
+        slot = self.slots.get(url)
+        if slot is not None:
+            zone = self.zone
+            zone.engine_waiting[slot] = reading.waiting
+            zone.engine_running[slot] = reading.running
+            zone.engine_usage[slot] = reading.kv_usage
+            zone.engine_at[slot] = self.clock()
 
     # --- drains by command ---
 

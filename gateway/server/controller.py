@@ -22,6 +22,7 @@ from gateway.admin.app import make_admin
 from gateway.admin.guard import read_token
 from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Settings, UpstreamTLS
 from gateway.control import publish
+from gateway.control.engines import Engines, Source
 from gateway.control.jwks import Jwks
 from gateway.control.probe import Prober, Target
 from gateway.control.publish import Published
@@ -83,7 +84,8 @@ class Controller:
         self.watcher = Watcher(self._watched, self.reload)
         self.columns = Columns(self.zone)
         self.prober = Prober(self.columns.tell)
-        self.contexts = UpstreamContexts()  # for probes
+        self.engines = Engines(self.columns.tell_engine)
+        self.contexts = UpstreamContexts()  # for probes and engines
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
@@ -226,6 +228,7 @@ class Controller:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
         self.columns.assign(published.slots)
         self.prober.update(self._targets(settings))
+        self.engines.update(self._sources(settings))
         self.contexts.retain(set(_proofs(settings)))
         self._warn_of_insecure(settings)
         if settings.auth.jwt != self.issuers:
@@ -257,6 +260,17 @@ class Controller:
                 for endpoint in version.endpoints:
                     target = self._target(endpoint, health, tls)
                     yield target._replace(drain=endpoint.drain or endpoint.url in drained)
+
+    def _sources(self, settings: Settings) -> Iterator[Source]:
+        for model in settings.models.values():
+            for version in model.versions.values():
+                metrics = (version.balance or model.balance).engine_metrics
+                if metrics is None:
+                    continue
+                tls = version.upstream_tls or model.upstream_tls
+                for endpoint in version.endpoints:
+                    context = self.contexts.of(tls) if endpoint.address.scheme == "https" else None
+                    yield Source(endpoint.url, metrics.path, metrics.port, context, tls.server_name)
 
     def _target(self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS) -> Target:
         context = self.contexts.of(tls) if health and endpoint.address.scheme == "https" else None

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, WorkerView
+from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
+from gateway.core.work import ENGINE_FRESH
 from gateway.edge.meters import merge
 from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, ENDING, LOADED, PID, STARTED, WORKER_COUNT
 from gateway.stores.shared import SharedBuckets
@@ -52,6 +53,9 @@ class View:
                 in_flight=sum(self.zone.in_flight[worker][slot] for worker in alive),
                 latency=self._latency(slot, alive),
                 weight=weight,
+                pending_tokens=sum(self.zone.pending[worker][slot] for worker in alive),
+                running_streams=sum(self.zone.running[worker][slot] for worker in alive),
+                engine=self._engine(slot),
             )
             for model, version, url, weight in self._members()
             if (slot := self.controller.reloader.published.slots.get(url)) is not None
@@ -126,6 +130,14 @@ class View:
     def _urls(self, target: str) -> set[str]:
         """The endpoints that a URL, `model` or `model@version` means."""
         return {url for model, version, url, _ in self._members() if target in (url, model, f"{model}@{version}")}
+
+    def _engine(self, slot: int) -> EngineView | None:
+        zone = self.zone
+        if time.monotonic() - zone.engine_at[slot] > ENGINE_FRESH or not zone.engine_at[slot]:
+            return None
+        return EngineView(
+            waiting=zone.engine_waiting[slot], running=zone.engine_running[slot], kv_usage=zone.engine_usage[slot]
+        )
 
     def _latency(self, slot: int, workers: Sequence[int]) -> float:
         samples = [cell for worker in workers if (cell := self.zone.latency[worker][slot]) > 0.0]

@@ -24,8 +24,10 @@ from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
 from gateway.core.client import Trust
+from gateway.core.endpoint import Endpoint
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
+from gateway.core.work import EngineLoad
 from gateway.edge.authenticate import Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
@@ -62,6 +64,7 @@ _log = logging.getLogger("gateway.worker")
 
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
 _TRIM_SECONDS = 5.0
+_HEAR_SECONDS = 0.25
 _ASK_SECONDS = 0.02
 SESSION_SECRETS = "session.secret"
 
@@ -86,12 +89,15 @@ class Worker:
         self.certificates = certificates
         self.tls = tls
         self.row = place.zone.workers[place.slot]
+        self.heard: list[Endpoint] = []  # whose engines tell their load, by these settings:
+        self.heard_of: Settings | None = None
         self.published = publish.read(place.state_dir)
         self.settings = self.published.read_settings()
         plugin.make_importable(Path(self.published.folder))  # it may be younger than the master
         plugin.import_changed()
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
+        self.runtime.recorder.before_flush(self.runtime.tally)
         keys = self._prepare(self.published, self.settings)
         snapshot = compile_snapshot(self.settings, self.published.generation, self.published.slots, self.runtime)
         self._take(self.published, snapshot, keys)
@@ -118,6 +124,7 @@ class Worker:
         self._trim()
         self._flush_often()
         self._listen_plainly()
+        self._hear_engines()
         self.row[LOADED] = self.published.generation
         self.row[PID] = os.getpid()
         self._on_published()
@@ -255,6 +262,20 @@ class Worker:
     def _flush_often(self) -> None:
         self.loop.call_later(FLUSH_SECONDS, self._flush_often)
         self._flush()
+
+    def _hear_engines(self) -> None:
+        """What the controller was last told by the engines."""
+        self.loop.call_later(_HEAR_SECONDS, self._hear_engines)
+        zone = self.place.zone
+        if self.heard_of is not self.settings:
+            self.heard_of, endpoints = self.settings, self.runtime.endpoints
+            self.heard = [endpoints[url] for url in publish.engines_of(self.settings) if url in endpoints]
+        for endpoint in self.heard:
+            slot = endpoint.slot
+            if zone.engine_at[slot]:
+                endpoint.work.engine = EngineLoad(
+                    zone.engine_at[slot], zone.engine_waiting[slot], zone.engine_running[slot], zone.engine_usage[slot]
+                )
 
     # --- its sockets ---
 

@@ -45,10 +45,11 @@ _PENDING = 8 * WORKERS * ENDPOINTS
 _RUNNING = 4 * WORKERS * ENDPOINTS
 _CONTEXT = 8 * WORKERS * ENDPOINTS
 _STANDING = 8 * WORDS * WORKERS * ENDPOINTS
-_WORK = _PENDING + _RUNNING + _CONTEXT
+_ENGINES = 20 * ENDPOINTS
+_WORK = _PENDING + _RUNNING + _CONTEXT + _ENGINES
 _FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _WORK + _STANDING
 _LEASES = size_of()
-_LAYOUT: Final = 5  # raised with every change of where things are
+_LAYOUT: Final = 6  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
 _BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
@@ -100,6 +101,12 @@ class Zone:
         words = cut(_STANDING).cast("d")  # that worker, see `core/standing.py`; outlive it: they are the endpoint's
         size_of_row = WORDS * ENDPOINTS
         self.standing = [words[i * size_of_row : (i + 1) * size_of_row] for i in range(WORKERS)]
+        # What engines say of themselves; controller. When it was heard (monotonic seconds; 0.0: never), requests that
+        # wait and run, the share of the cache that is in use.
+        self.engine_at = cut(8 * ENDPOINTS).cast("d")
+        self.engine_waiting = cut(4 * ENDPOINTS).cast("i")
+        self.engine_running = cut(4 * ENDPOINTS).cast("i")
+        self.engine_usage = cut(4 * ENDPOINTS).cast("f")
         self.leases_at = _FIXED
         self.leases = view[_FIXED : _FIXED + _LEASES]
         self.buckets_at = _FIXED + _LEASES

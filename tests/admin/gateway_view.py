@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, WorkerView
+from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import Recorder, merge
@@ -47,6 +47,19 @@ class Gateway:
         elif status == 429:
             totals.count_error(model, TooManyRequests())
         totals.count_verdict(model, "limited" if status == 429 else "admitted")
+
+    def read_prompts(self) -> None:
+        """One endpoint more, whose pool's policy reads prompts: both workers know it, one has learned its speed."""
+        view = EndpointView(model="iris", version="v1", url="http://127.0.0.1:9005", health=Health.UP,
+                            pending_tokens=700, running_streams=5,
+                            engine=EngineView(waiting=3, running=9, kv_usage=0.5))  # fmt: skip
+        self.endpoint_views.append(view)
+        for recorder, (tokens, cached, prefill, token) in zip(
+            self.recorders, ((600, 250, 2e-4, 0.03), (400, 0, 0.0, 0.01)), strict=True
+        ):
+            meter = recorder.totals.prompt_meter(view.url)
+            meter.tokens, meter.cached = tokens, cached
+            meter.learned(prefill, token)
 
     # --- AdminView ---
 

@@ -65,12 +65,23 @@ def test_status_describes_models_versions_and_endpoints(client: TestClient, gate
     assert versions["v1"]["statuses"] == {"200": 1, "503": 1}
     assert versions["v1"]["endpoints"][0] == {
         "url": "http://127.0.0.1:9001", "health": "up", "in_flight": 3, "latency": 0.0125, "weight": 1.0,
+        "inference": None, "engine": None,
     }  # fmt: skip
     assert len(versions["v1"]["duration"]) == len(status["bounds"]) + 1
     assert versions["v2"]["statuses"] == {}
     assert status["errors"] == [{"model": "iris", "owner": "upstream", "code": "no_endpoint_available", "count": 1}]
     assert [worker["pid"] for worker in status["workers"]] == [101, 102]
     assert (status["generation"], status["obstacles"], status["buckets"]["used"]) == (7, [], 12)
+
+
+def test_status_says_what_is_known_of_an_endpoint_whose_prompts_are_read(client: TestClient, gateway: Gateway) -> None:
+    gateway.read_prompts()
+    endpoint = client.get("/status").json()["models"][0]["versions"][0]["endpoints"][-1]
+    assert endpoint["inference"] == {
+        "pending_tokens": 700, "running_streams": 5, "prompt_tokens": 1000, "cached_tokens": 250,
+        "prefill_seconds": pytest.approx(2e-4), "token_seconds": pytest.approx(0.02),
+    }  # fmt: skip
+    assert endpoint["engine"] == {"waiting": 3, "running": 9, "kv_usage": 0.5}
 
 
 def test_reload_answers_with_the_new_generation(client: TestClient) -> None:

@@ -105,6 +105,23 @@ def test_an_endpoint_without_a_sample_has_no_latency(busy: Gateway) -> None:
     assert value(samples, "gateway_endpoint_in_flight", **first) == 3
 
 
+def test_what_is_known_of_prompts_and_engines_is_exposed_by_address(busy: Gateway) -> None:
+    busy.read_prompts()
+    busy.read_prompts()  # in two pools
+    samples = scrape(busy)
+    endpoint = {"endpoint": "http://127.0.0.1:9005"}
+    found = {
+        name: value(samples, f"gateway_endpoint_{name}", **endpoint)
+        for name in ("pending_tokens", "running_streams", "prompt_tokens_total", "cached_tokens_total")
+    }
+    assert list(found.values()) == [700, 5, 1000, 250]
+    assert value(samples, "gateway_endpoint_prefill_seconds", **endpoint) == pytest.approx(2e-4)
+    assert value(samples, "gateway_endpoint_token_seconds", **endpoint) == pytest.approx(0.02)
+    assert value(samples, "gateway_engine_requests", state="waiting", **endpoint) == 3
+    assert value(samples, "gateway_engine_kv_usage", **endpoint) == 0.5
+    assert value(samples, "gateway_engine_kv_usage", endpoint="http://127.0.0.1:9001") is None
+
+
 def test_an_address_that_a_pool_lists_twice_is_exposed_once(busy: Gateway) -> None:
     busy.endpoint_views += [EndpointView(model="iris", version="v1", url="http://127.0.0.1:9001", health=Health.UP)]
     scrape(busy)  # asserts that no series comes twice

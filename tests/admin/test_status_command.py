@@ -82,6 +82,15 @@ def test_it_shows_workers_endpoints_buckets_and_certificates(
     assert row_with(out, "old.example.com").endswith("expired")
 
 
+def test_it_shows_what_is_known_of_prompts_and_engines(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    with admin_port(gateway) as address:
+        assert "Inference" not in run(capsys, admin=address)[1]
+        gateway.read_prompts()
+        out = run(capsys, admin=address)[1]
+    told = [" ".join(line.split()) for line in out.splitlines() if ":9005" in line]
+    assert told[-1] == "http://127.0.0.1:9005 700 5 25% 5000 20.0 3 9 50%"
+
+
 def test_it_fails_and_says_why_when_no_traffic_should_come(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,14 +1,17 @@
 """Balancing by prompts over real sockets: who shares a prefix meets again, who is slow gets less, and nothing is left
 behind whoever leaves, dies or is replaced."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.e2e.harness import DemoModel, Gateway
+from tests.e2e.harness import PATIENCE, DemoModel, Gateway, until
 
 CHAT = "/v1/chat/completions"
 
@@ -68,3 +71,101 @@ def test_a_slow_endpoint_gets_less_though_nobody_said_that_it_is_slow() -> None:
             list(pool.map(lambda n: ask(client, f"{n} " * 500, 30), range(90)))
         slow_share, fast_share = shares([slow, fast])
         assert slow_share < fast_share / 2
+
+
+def test_the_picture_is_empty_when_streams_have_ended_and_when_clients_have_left() -> None:
+    with DemoModel(engine="h100", speed=0.02) as endpoint, Gateway({"demo": model([endpoint])}) as gateway:
+        with gateway.client() as client, client.stream("POST", CHAT, json=chat("x" * 400, 1000)) as answer:
+            parts = answer.iter_raw()  # kept: a generator that goes closes the answer
+            next(parts)
+            until(lambda: counted(endpoint, "num_requests_running") == 1, "the request's start")
+            assert picture(gateway) == (0, 1)
+        until(lambda: picture(gateway) == (0, 0), "an empty picture")
+        until(lambda: counted(endpoint, "num_requests_running") == 0, "the engine's rest")
+
+
+def test_streams_survive_a_reload_and_the_picture_does_too(fleet: list[DemoModel]) -> None:
+    with Gateway({"demo": model(fleet, "lpwl")}) as gateway, gateway.client() as client:
+        with client.stream("POST", CHAT, json=chat("of a reload " * 500, 2000)) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            gateway.reload({"demo": model(fleet, "lpwl", json_bytes="1MiB")})
+            assert picture(gateway) == (0, 1)
+            assert b"".join(parts).endswith(b"data: [DONE]\n\n")
+        until(lambda: picture(gateway) == (0, 0), "an empty picture")
+        before = shares(fleet)
+        ask(client, "of a reload " * 500)
+        got = [now - then for now, then in zip(shares(fleet), before, strict=True)]
+        cached = sum(each["inference"]["cached_tokens"] for each in endpoints_of(gateway))
+        assert cached > 1000  # the index survived as well
+        assert sorted(got)[:2] == [0, 0]
+
+
+def test_what_a_killed_worker_held_is_free_and_its_successor_serves() -> None:
+    with (
+        DemoModel(engine="h100", speed=0.02) as endpoint,
+        Gateway({"demo": model([endpoint])}) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        broken = pool.submit(_is_broken_off, gateway)
+        until(lambda: picture(gateway) == (0, 1), "a running stream")
+        (worker,) = (each["pid"] for each in gateway.status()["workers"])
+        os.kill(worker, signal.SIGKILL)
+        assert broken.result(PATIENCE)
+        until(lambda: gateway.status()["workers"][0]["pid"] not in (0, worker), "a successor")
+        until(lambda: picture(gateway) == (0, 0), "an empty picture")
+        with gateway.client() as client:
+            ask(client, "hello", 1)
+
+
+def _is_broken_off(gateway: Gateway) -> bool:
+    with gateway.client() as client:
+        try:
+            client.post(CHAT, json=chat("hello", 5000))
+        except httpx2.HTTPError:
+            return True
+    return False
+
+
+def test_two_workers_have_one_picture() -> None:
+    """Each request has a connection of its own, and so either worker. Though neither sends them all, no endpoint gets a
+    second one before each has one."""
+    fleet = [DemoModel(engine="l40s", speed=0.01) for _ in range(3)]
+    with Gateway({"demo": model(fleet, "lpwl")}, {"gateway": {"workers": 2}}) as gateway:
+        with ExitStack() as stack:
+            for number in range(6):
+                client = stack.enter_context(gateway.client())
+                stack.enter_context(client.stream("POST", CHAT, json=chat(f"{number} " * 20_000)))
+                until(lambda number=number: sum(busy(fleet)) == number + 1, "the request's arrival")
+            assert busy(fleet) == [2, 2, 2]
+        until(lambda: picture(gateway) == (0, 0), "an empty picture")
+    for endpoint in fleet:
+        endpoint.stop()
+
+
+def busy(fleet: Sequence[DemoModel]) -> list[int]:
+    return [int(counted(each, "num_requests_running") + counted(each, "num_requests_waiting")) for each in fleet]
+
+
+def test_an_engine_is_asked_for_its_load_and_forgotten_when_it_is_silent() -> None:
+    with DemoModel(engine="h100", speed=0.02) as endpoint:
+        balance = {"policy": "sticky_until_saturated", "engine_metrics": "/metrics"}
+        models = {"demo": {"auth": [], "balance": balance, "versions": {"v1": {"endpoints": [endpoint.url]}}}}
+        with Gateway(models) as gateway:
+            said = until(lambda: endpoints_of(gateway)[0]["engine"], "the engine's word")
+            assert said == {"waiting": 0, "running": 0, "kv_usage": 0.0}
+            with httpx2.stream("POST", endpoint.url + CHAT, json=chat("x" * 80_000, 1000)):  # past the gateway
+                until(lambda: endpoints_of(gateway)[0]["engine"]["running"] == 1, "the engine's news")
+            assert f'gateway_engine_requests{{endpoint="{endpoint.url}",state="running"}}' in gateway.metrics()
+            endpoint.stop()
+            until(lambda: endpoints_of(gateway)[0]["engine"] is None, "silence")
+
+
+def endpoints_of(gateway: Gateway) -> list[dict[str, Any]]:
+    return [each for m in gateway.status()["models"] for v in m["versions"] for each in v["endpoints"]]
+
+
+def picture(gateway: Gateway) -> tuple[int, int]:
+    """(pending tokens, running streams), over all endpoints and workers."""
+    known = [each["inference"] for each in endpoints_of(gateway) if each["inference"]]
+    return sum(each["pending_tokens"] for each in known), sum(each["running_streams"] for each in known)
