@@ -12,7 +12,8 @@
     authorize     may they, before they are charged
     in_flight     a lease, which goes back if a bucket refuses
     throttle      charged before plugins may spend anything
-    [plugins]     the route's; behind any plugins, `checked`: the fields that they leave must be fields
+    [plugins]     the route's; behind any plugins, `checked`: the fields that they leave must be fields;
+                  around them, `patience`: one that hangs is ended
     bound         how large a body may be, before anybody reads it
     stick         a session decides the version, so it comes before split
     split         the version, and with it the pool
@@ -70,6 +71,7 @@ from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
 from gateway.edge.match import Match
 from gateway.edge.observe import Observe
+from gateway.edge.patience import Patience
 from gateway.edge.priority import rank_of
 from gateway.edge.prompt import Infer
 from gateway.edge.rescue import Rescue
@@ -142,7 +144,12 @@ def compiling(
             access=access_of(name, model),
         )
         yield
-    entry = _with_plugins(Match(own_routes, directory=directory, routes=routes), settings.plugins, is_global=True)
+    longest = max(
+        (model.timeouts.total for model in settings.models.values()), default=settings.defaults.timeouts.total
+    )
+    entry = _with_plugins(
+        Match(own_routes, directory=directory, routes=routes), settings.plugins, longest, is_global=True
+    )
     return Snapshot(generation, entry, directory, routes)
 
 
@@ -217,7 +224,7 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
         app = Stick(app, settings=model.sticky, sessions=runtime.sessions, model=name, pools=pools, arms=arms)
     if model.body_bytes:
         app = BoundBody(app, bound=model.body_bytes)
-    app = _with_plugins(app, model.plugins)
+    app = _with_plugins(app, model.plugins, model.timeouts.total)
     rated = [limit for limit in model.limits if limit.rate is not None]
     if rated:
         app = Throttle(app, limits=rated, model=name, store=runtime.buckets)
@@ -282,10 +289,12 @@ def _by_certificate(app: ASGIApp, otherwise: ASGIApp | None, runtime: Runtime) -
     return ByCertificate(app, callers=runtime.callers, is_revoked=runtime.clients.is_revoked, otherwise=otherwise)
 
 
-def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], *, is_global: bool = False) -> ASGIApp:
-    """`plugins` around `app`: the first named is the first to see a request."""
-    if plugins:
-        app = Checked(app)
+def _with_plugins(app: ASGIApp, plugins: Sequence[PluginSettings], total: float, *, is_global: bool = False) -> ASGIApp:
+    """`plugins` around `app`: the first named is the first to see a request. `total`: seconds they and all behind them
+    may take."""
+    if not plugins:
+        return app
+    app = Checked(app)
     for settings in reversed(plugins):
         app = plugin.load(settings, is_global=is_global)(app)
-    return app
+    return Patience(app, seconds=total)

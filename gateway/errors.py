@@ -156,6 +156,13 @@ class StoreUnavailable(GatewayError):
     message = "The gateway cannot decide this request right now."
 
 
+class PluginTimeout(GatewayError):
+    """A plugin that neither answered nor passed the request on, within the route's `timeouts.total`."""
+
+    status, code = 504, "plugin_timeout"
+    message = "The gateway did not answer in time."
+
+
 class Stopped(GatewayError):
     """The gateway ended before the answer did: `shutdown.grace` was over."""
 

@@ -153,7 +153,9 @@ class GatewaySettings(Strict):
         "loopback address.",
     )
     workers: Workers = setting("auto", "Worker processes; `auto`: one per core.")
-    trusted_proxies: list[Network] = setting([], "Whose X-Forwarded-* and X-Request-Id are believed.")
+    trusted_proxies: list[Network] = setting(
+        [], "Whose X-Forwarded-* (else Forwarded, else X-Real-IP) and X-Request-Id are believed."
+    )
     proxy_protocol: bool = setting(
         False, "Each connection of `trusted_proxies` begins with a PROXY header, version 1 or 2; no other's does."
     )

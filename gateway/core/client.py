@@ -1,11 +1,18 @@
 """Who is at the other end: the client's address and the request's id, as far as those who tell us are believed."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from gateway.model import Header
 
 _MEMO = 4096  # addresses whose verdict is remembered; all are forgotten when it is full
 _HOPS = 16  # entries of one X-Forwarded-For that are read, from the right
+_TELLING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+_LONGEST = 4096  # bytes of Forwarded that are read
+# Elements between commas, pairs between semicolons; neither counts inside quotes.
+_ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
+_PAIR = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 # RFC 9110's token characters, and a length that a log line and a header can afford.
 _SANE_ID = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 
@@ -61,6 +68,33 @@ def client_ip(peer: str, forwarded: Sequence[bytes], is_trusted: Callable[[str],
             if not is_trusted(client):
                 return client
     return client
+
+
+def hops(headers: Iterable[Header]) -> list[bytes]:
+    """What a trusted proxy says of those before it, in the form of X-Forwarded-For: that, else `Forwarded` (RFC 7239),
+    else X-Real-IP. One of them only: where two differ, somebody has not removed what the client made up."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _TELLING:
+            found.setdefault(name, []).append(value)
+    if b"x-forwarded-for" in found:
+        return found[b"x-forwarded-for"]
+    if b"forwarded" in found:
+        return [b",".join(_hops_of(b",".join(found[b"forwarded"])))]
+    return found.get(b"x-real-ip", [])[-1:]
+
+
+def _hops_of(forwarded: bytes) -> list[bytes]:
+    """The `for` of each of the last elements; b"?", which nobody takes for an address, where it cannot be read."""
+    if len(forwarded) > _LONGEST:
+        return [b"?"]
+    found = []
+    for element in _ELEMENT.findall(forwarded):
+        pairs = [pair.partition(b"=") for pair in _PAIR.findall(element)]
+        known = [value.strip(b" \t") for name, _, value in pairs if name.strip(b" \t").lower() == b"for"]
+        one = known[0] if len(known) == 1 else b"?"
+        found.append(one[1:-1] if one[:1] == b'"' == one[-1:] and len(one) > 1 else one)
+    return found
 
 
 def is_sane_id(value: bytes) -> bool:

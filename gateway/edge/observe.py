@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from gateway.core.client import Trust, client_ip, is_sane_id, unmap
-from gateway.core.headers import get, get_all
+from gateway.core.client import Trust, client_ip, hops, is_sane_id, unmap
+from gateway.core.headers import get
 from gateway.core.metrics import Totals
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
@@ -76,7 +76,7 @@ class Observe:
         given: bytes | None = None
         if self._trusts and self._trusts(peer):
             exchange.is_trusted = True
-            peer = client_ip(peer, get_all(scope["headers"], b"x-forwarded-for"), self._trusts)
+            peer = client_ip(peer, hops(scope["headers"]), self._trusts)
             given = get(scope["headers"], b"x-request-id")
         exchange.client_ip = peer
         if given is not None and is_sane_id(given):

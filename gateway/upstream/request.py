@@ -48,7 +48,10 @@ def _provenance(scope: Scope, exchange: Exchange, host: bytes) -> bytes:
     via = b"%b gateway" % scope["http_version"].encode()
     if exchange.is_trusted:
         headers = scope["headers"]
-        peer = b", ".join((*get_all(headers, b"x-forwarded-for"), peer))
+        told = get_all(headers, b"x-forwarded-for")
+        if not told and exchange.client_ip.encode() != peer:  # by Forwarded or X-Real-IP
+            told = [exchange.client_ip.encode()]
+        peer = b", ".join((*told, peer))
         proto = (get_all(headers, b"x-forwarded-proto") or [proto])[0]
         host = (get_all(headers, b"x-forwarded-host") or [host])[0]
     if b"via" in exchange.fields:

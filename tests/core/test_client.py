@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.client import Trust, client_ip, is_sane_id, unmap
+from gateway.core.client import Trust, client_ip, hops, is_sane_id, unmap
 
 PROXIES = Trust([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 
@@ -48,6 +48,42 @@ def test_nothing_a_client_writes_changes_what_a_trusted_proxy_appended(written: 
 def test_only_so_many_proxies_are_followed() -> None:
     chain = b", ".join([b"1.2.3.4"] + [b"10.0.0.2"] * 1000)
     assert client_ip("10.0.0.1", [chain], PROXIES) == "10.0.0.2"
+
+
+XFF, FORWARDED, REAL = b"x-forwarded-for", b"forwarded", b"x-real-ip"
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        ([(FORWARDED, b"for=1.2.3.4")], "1.2.3.4"),
+        ([(FORWARDED, b'for=6.6.6.6;proto=http, For="1.2.3.4:567";by=10.0.0.1')], "1.2.3.4"),
+        ([(FORWARDED, b'for="[2001:DB8::1]:443"')], "2001:db8::1"),
+        ([(FORWARDED, b"for=6.6.6.6"), (FORWARDED, b"for=1.2.3.4, for=10.0.0.7")], "1.2.3.4"),
+        ([(FORWARDED, b"for=6.6.6.6, for=unknown, for=10.0.0.7")], "10.0.0.7"),
+        ([(FORWARDED, b"for=6.6.6.6, for=_hidden")], "10.0.0.1"),
+        ([(FORWARDED, b"for=6.6.6.6, proto=https")], "10.0.0.1"),
+        ([(FORWARDED, b"for=1.2.3.4;for=6.6.6.6")], "10.0.0.1"),
+        ([(FORWARDED, b'by="a, for=6.6.6.6";for=1.2.3.4')], "1.2.3.4"),  # a comma in quotes
+        ([(FORWARDED, b'by="a\\", for=6.6.6.6";for=1.2.3.4')], "1.2.3.4"),  # a quote in quotes
+        ([(FORWARDED, b"for=6.6.6.6," * 2000)], "10.0.0.1"),
+        ([(REAL, b"1.2.3.4")], "1.2.3.4"),
+        ([(REAL, b"6.6.6.6"), (REAL, b"1.2.3.4")], "1.2.3.4"),
+        ([(FORWARDED, b"for=6.6.6.6"), (XFF, b"1.2.3.4")], "1.2.3.4"),
+        ([(REAL, b"6.6.6.6"), (FORWARDED, b"for=1.2.3.4")], "1.2.3.4"),
+        ([], "10.0.0.1"),
+    ],
+)
+def test_a_trusted_proxy_says_it_in_one_of_three_fields(headers: list[tuple[bytes, bytes]], client: str) -> None:
+    assert client_ip("10.0.0.1", hops(headers), PROXIES) == client
+    assert client_ip("203.0.113.9", hops(headers), PROXIES) == "203.0.113.9"
+
+
+@given(st.text(alphabet='for=,;" \\_[]:.6a', max_size=60))
+def test_whatever_stands_in_forwarded_to_the_left_changes_nothing_unless_it_is_not_closed(text: str) -> None:
+    value = text.encode() + b",for=1.2.3.4"
+    found = client_ip("10.0.0.1", hops([(FORWARDED, value)]), PROXIES)
+    assert found == "1.2.3.4" or text.count('"')
 
 
 def test_an_ipv4_client_is_known_by_one_spelling() -> None:

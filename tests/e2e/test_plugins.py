@@ -32,6 +32,18 @@ class Exits(Raises):
         sys.exit(3)
 
 
+class Hangs(Raises):
+    async def __call__(self, scope, receive, send):
+        await asyncio.Event().wait()
+
+
+class HangsLater(Raises):
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        await asyncio.Event().wait()
+
+
 class Injects(Raises):
     """Sends a header that would be two."""
 
@@ -154,6 +166,8 @@ def gateway(counter: Counter) -> Iterator[Gateway]:
             "cors": public(cors | {"allow_methods": ["POST"]}),
             "example": served([upstream.url], plugins=[{"use": "plugins.example.Example", "greeting": "hi"}]),
             "both": public({"use": "plugins.example.Example", "greeting": "outer"}, {"use": "plugins.bad.Refuses"}),
+            "hangs": public({"use": "plugins.bad.Hangs"}, timeouts={"total": "200ms"}),
+            "hangslater": public({"use": "plugins.bad.HangsLater"}, timeouts={"total": "200ms"}),
             **{name.lower(): public({"use": f"plugins.bad.{name}"}) for name in NAMES},
         }
         settings = {"plugins": [{"use": "plugins.ip_filter.IPFilter", "deny": ["192.0.2.0/24"]}]}
@@ -253,6 +267,16 @@ def test_a_plugins_mistake_in_mid_answer_is_seen_to_be_broken(gateway: Gateway, 
         assert client.wait_closed(within=2.0)
         assert not client.received.endswith(b"0\r\n\r\n")
         assert b"evil" not in client.received
+    assert serves_on(gateway)
+
+
+def test_a_plugin_that_hangs_is_ended_by_the_routes_total_timeout(gateway: Gateway, client: httpx2.Client) -> None:
+    answer = client.get("/models/hangs/x")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "plugin_timeout")
+    with gateway.raw() as wire:
+        wire.send(b"GET /models/hangslater/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert wire.wait_closed()
+        assert wire.received.endswith(b"1\r\n1\r\n"), "it is seen to be broken"
     assert serves_on(gateway)
 
 

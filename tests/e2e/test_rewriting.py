@@ -251,6 +251,18 @@ def test_a_trusted_proxy_is_believed_and_added_to(gateways: dict[str, Gateway], 
     assert (request.get("x-request-id"), answer.all("x-request-id")) == ("mine-1", ["mine-1"])
 
 
+@pytest.mark.parametrize("field", ['Forwarded: for=6.6.6.6, for="1.2.3.4:5";proto=http', "X-Real-IP: 1.2.3.4"])
+def test_a_trusted_proxy_may_say_it_in_other_words_and_a_stranger_may_not(
+    gateways: dict[str, Gateway], upstream: RawUpstream, field: str
+) -> None:
+    for name, expected in (("trusting", "1.2.3.4, 127.0.0.1"), ("strangers", "127.0.0.1")):
+        with gateways[name].raw() as client:
+            ask(client, "/plain/x", field)
+        request = told(upstream)
+        assert request.get("x-forwarded-for") == expected
+        assert (request.get("forwarded"), request.get("x-real-ip")) == (None, None)
+
+
 def test_a_trusted_proxy_that_says_nothing_is_spoken_for(gateways: dict[str, Gateway], upstream: RawUpstream) -> None:
     with gateways["trusting"].raw() as client:
         answer = ask(client, "/plain/x")
