@@ -29,6 +29,7 @@ A route's chain has just the layers that it uses, and is compiled when the snaps
 
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
@@ -64,6 +65,7 @@ from gateway.edge.certificate import ByCertificate, OneHost, PassCertificate
 from gateway.edge.checked import Checked
 from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
+from gateway.edge.external import External
 from gateway.edge.hashkey import key_of_model
 from gateway.edge.hide import Admitted, Hide
 from gateway.edge.hsts import Hsts
@@ -140,7 +142,7 @@ def compiling(
             aliases=tuple(model.aliases),
             methods=frozenset(() if model.hide else model.methods),  # `Admitted` says no then, and not to everybody
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
-            auth=frozenset(model.auth),
+            auth=model.kinds_of_auth,
             access=access_of(name, model),
         )
         yield
@@ -180,6 +182,12 @@ def callers_of(settings: Settings) -> Callers:
         CallerRule(each.ca, each.subject, each.san, each.name, None if each.models is None else tuple(each.models))
         for each in settings.auth.mtls
     )
+
+
+def granted_headers(settings: Settings) -> frozenset[bytes]:
+    """Fields by which other services tell model servers who is calling; no client may set them, for any model."""
+    services = (model.external for model in settings.models.values())
+    return frozenset(name.encode() for service in services if service is not None for name in service.accept)
 
 
 def split_of(model: ModelSettings) -> Split:
@@ -238,7 +246,7 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
     if model.hide:
         app = Admitted(app, methods=model.methods)
     app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
-    app = _authenticated(app, model.auth, runtime)
+    app = _authenticated(app, model, runtime)
     if model.pass_credentials:
         app = KeepCredential(app)
     return Hide(app, others=others) if model.hide else app
@@ -273,12 +281,15 @@ def retry_rules(retry: RetrySettings) -> RetryRules:
     )
 
 
-def _authenticated(app: ASGIApp, methods: Sequence[str], runtime: Runtime) -> ASGIApp:
-    credentials = [method for method in methods if method != "mtls"]
-    otherwise = None
-    if credentials:
-        otherwise = Authenticate(app, methods=credentials, means=runtime.means)
-    if "mtls" in methods:
+def _authenticated(app: ASGIApp, model: ModelSettings, runtime: Runtime) -> ASGIApp:
+    """A certificate is looked at first; then what the gateway itself knows; then another service decides."""
+    credentials = [method for method in model.methods_of_auth if method != "mtls"]
+    known = partial(Authenticate, methods=credentials, means=runtime.means) if credentials else None
+    otherwise: ASGIApp | None = known(app) if known is not None else None
+    if model.external is not None:
+        ask = runtime.asker(model.external.external, model.external.tls)
+        otherwise = External(app, settings=model.external, means=runtime.means, ask=ask, known=known)
+    if "mtls" in model.auth:
         return _by_certificate(app, otherwise, runtime)
     assert otherwise is not None, "whoever calls this has methods"
     return otherwise

@@ -27,6 +27,7 @@ class GatewayError(Exception):
     def __init__(self, message: str | None = None, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(message or self.message)
         self.headers = list(headers)
+        self.given: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # status, fields, body: another's words
 
     def body(self, request_id: str) -> bytes:
         """The JSON that the client reads; it says nothing of the inside beyond the message."""

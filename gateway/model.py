@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from gateway.core.dispatch import Target
@@ -54,6 +54,14 @@ class Extras:
     def __init__(self) -> None:
         self.queued = 0.0  # seconds in a line before an endpoint had room
         self.retries_denied = 0  # attempts that the route's retry budget did not pay for
+
+
+class Answer(NamedTuple):
+    """A whole answer of a service that was asked."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
 
 
 class Exchange:

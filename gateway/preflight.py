@@ -73,12 +73,14 @@ def certificate_warnings(settings: Settings) -> Iterator[Problem]:
 
 def upstream_tls(settings: Settings) -> Iterator[Problem]:
     """The files for https endpoints can be used."""
-    places: dict[UpstreamTLS, tuple[str, ...]] = {}
+    places: dict[UpstreamTLS, tuple[str | int, ...]] = {}
     for name, model in settings.models.items():
         for label, version in model.versions.items():
             at = ("models", name, *(("versions", label) if version.upstream_tls else ()), "upstream_tls")
             if any(endpoint.address.scheme == "https" for endpoint in version.endpoints):
                 places.setdefault(version.upstream_tls or model.upstream_tls, at)
+        if model.external is not None and model.external.external.startswith("https:"):
+            places.setdefault(model.external.tls, ("models", name, "auth", model.auth.index(model.external), "tls"))
     for tls, at in places.items():
         try:
             context_of(tls)

@@ -4,6 +4,7 @@ sessions' secrets, what was counted. They belong to an identity, not to an index
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from gateway.core.retry import Budget
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Pool, Snapshot
 from gateway.edge.authenticate import Means, Refreshes
+from gateway.edge.external import Ask, address_of
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
@@ -31,8 +33,11 @@ from gateway.stores.keys import EMPTY, LiveKeys
 from gateway.stores.leases import SharedLeases
 from gateway.tls.client import UpstreamContexts
 from gateway.tls.clients import ClientCAs
+from gateway.upstream.ask import ask
 from gateway.upstream.connections import Connections
 from gateway.upstream.gate import Bounds, Gate
+
+Service = tuple[str, str, int, UpstreamTLS]  # scheme, host, port, how it is proved
 
 
 class Proof(NamedTuple):
@@ -70,6 +75,9 @@ class Runtime:
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
+    services: dict[Service, Connections] = field(default_factory=dict)  # that are asked about callers
+    asked: set[Service] = field(default_factory=set)  # those of them that the newest snapshot asks
+    granted_headers: frozenset[bytes] = frozenset()  # what they may say to model servers
 
     def __post_init__(self) -> None:
         self.recorder.before_flush(self._sample)
@@ -79,7 +87,20 @@ class Runtime:
 
     @property
     def means(self) -> Means:
-        return Means(self.keys, self.tokens, self.refresh, self.users)
+        return Means(self.keys, self.tokens, self.refresh, self.users, self.granted_headers)
+
+    def asker(self, url: str, tls: UpstreamTLS) -> Ask:
+        """Asks the service at `url`, over connections that survive a reload."""
+        address = address_of(url)
+        context = self.contexts.of(tls) if address.scheme == "https" else None
+        key = (address.scheme, address.host, address.port, tls)
+        known = self.services.get(key)
+        if known is None or known.tls is not context:
+            if known is not None:
+                known.close()
+            known = self.services[key] = Connections(address, self.deadlines, context, tls.server_name)
+        self.asked.add(key)
+        return partial(ask, known)
 
     def judge(self, error: GatewayError, exchange: Exchange, scope: Scope) -> GatewayError:
         """What to answer instead of `error`: see `Failures`."""
@@ -159,16 +180,19 @@ class Runtime:
             connections = self.connections.pop(endpoint, None)
             if connections is not None:
                 connections.close()
-        self.contexts.retain({proof.settings for proof in self.proofs.values()})
+        for key in self.services.keys() - self.asked:
+            self.services.pop(key).close()
+        self.asked = set()
+        self.contexts.retain({proof.settings for proof in self.proofs.values()} | {key[3] for key in self.services})
 
     def trim(self, now: float) -> None:
         """Close upstream connections that nobody used for a while."""
-        for connections in self.connections.values():
+        for connections in (*self.connections.values(), *self.services.values()):
             connections.trim(now)
 
     def close(self) -> None:
         """At the worker's exit."""
-        for connections in self.connections.values():
+        for connections in (*self.connections.values(), *self.services.values()):
             connections.close()
         self.recorder.close()
         if self.journal is not None:

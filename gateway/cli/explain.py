@@ -119,7 +119,8 @@ def _target(settings: Settings, scope: dict[str, Any], body: bytes) -> tuple[Tar
 
 
 def _policies(model: ModelSettings) -> Iterator[str]:
-    yield f"auth       {' or '.join(model.auth) or 'public'}"
+    services = [f"as {model.external.external} decides"] if model.external is not None else []
+    yield f"auth       {' or '.join([*model.methods_of_auth, *services]) or 'public'}"
     for each in model.allow:
         what = f"scope {each.scope}" if each.scope is not None else f"{each.claim} contains {each.contains}"
         what = f"user {each.user}" if each.user is not None else what

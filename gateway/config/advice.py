@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.problems import Path
 from gateway.config.rules import Finding, Rule
-from gateway.config.settings import EndpointSettings, Settings, UpstreamTLS
+from gateway.config.settings import EndpointSettings, ExternalAuth, Settings, UpstreamTLS
 from gateway.core.headers import REPLACED_UPSTREAM
 
 # Names that no public DNS answers for: RFC 6761, 6762, 8375, ICANN's .internal, and what clusters use.
@@ -51,6 +51,16 @@ def models_are_public(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         if not model.auth:
             yield Finding(("models", name, "auth"), f"model {name!r} is public: anyone may call it")
+
+
+def services_are_in_clear(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, method in enumerate(model.auth):
+            if isinstance(method, ExternalAuth):
+                url = urlsplit(method.external)
+                if url.scheme == "http" and not is_private(url.hostname or ""):
+                    path: Path = ("models", name, "auth", index, "external")
+                    yield Finding(path, "credentials go to it over http:// outside private networks")
 
 
 def endpoints_are_in_clear(settings: Settings) -> Iterator[Finding]:
@@ -124,6 +134,7 @@ ADVICE: tuple[Rule, ...] = (
     everybody_is_trusted,
     issuers_are_careless,
     models_are_public,
+    services_are_in_clear,
     endpoints_are_in_clear,
     endpoints_are_not_proved,
     versions_are_chosen_by_order,

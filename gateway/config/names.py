@@ -36,6 +36,21 @@ def parse_own_field(name: str) -> str:
     return lowered
 
 
+# What no other service's answer and no claim may set: it frames the message, or is the gateway's own to say.
+UNSETTABLE = re.compile(
+    r"content-.*|expect|keep-alive|proxy-.*|cookie|forwarded|via|x-forwarded-.*|x-gateway-.*|x-request-id|x-model"
+    r"|x-model-version|.*_.*"
+)
+
+
+def parse_identity_field(name: str) -> str:
+    """The same, for a field that says who is calling. Without "_", which CGI cannot tell from "-"."""
+    lowered = parse_own_field(name)
+    if UNSETTABLE.fullmatch(lowered):
+        raise ValueError(f"{name!r} is not for saying who is calling")
+    return lowered
+
+
 def parse_field_value(value: str) -> str:
     stripped = value.strip(" \t")
     if not _FIELD_VALUE.fullmatch(stripped):
@@ -167,6 +182,7 @@ def check_replacement(pattern: str, replace: str) -> None:
 
 FieldName = Annotated[str, AfterValidator(parse_field_name), Kind("header name")]
 OwnField = Annotated[str, AfterValidator(parse_own_field), Kind("header name")]
+IdentityField = Annotated[str, AfterValidator(parse_identity_field), Kind("header name")]
 FieldValue = Annotated[str, AfterValidator(parse_field_value), Kind("text")]
 FieldMap = Annotated[dict[OwnField, FieldValue], BeforeValidator(check_distinct)]
 Algorithm = Annotated[

@@ -1,16 +1,17 @@
 """The shape of a model in routes.yaml: its policies, its versions, their endpoints."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from limits import parse as parse_rate
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 from gateway.config.names import (
     CookieName,
     FieldMap,
     FieldName,
     Host,
+    IdentityField,
     MatchPrefix,
     Method,
     ModelName,
@@ -34,6 +35,7 @@ from gateway.config.values import (
     Size,
     Status,
     Text,
+    WebURL,
     address_of,
     also_text,
     resolve,
@@ -408,12 +410,45 @@ class AllowSettings(Strict):
         return self
 
 
+class ExternalAuth(Strict):
+    """Another service that decides about each request, as for nginx's `auth_request` and Envoy's `ext_authz`. It is
+    asked with GET; 2xx admits, a redirect or 4xx refuses and is passed on to the client. While it fails nobody comes
+    in: 503."""
+
+    external: WebURL = needed("What is asked.")
+    send: list[FieldName] = setting(
+        ["authorization", "x-api-key", "api-key", "cookie"],
+        "The request's headers that it is sent, beside `x-forwarded-*` and `x-gateway-model`. Keys of ours never are.",
+    )
+    accept: list[IdentityField] = setting(
+        [], "Headers of an answer that admits which go to the model server. No client may set them, for any model."
+    )
+    answer: list[OwnField] = setting([], "Headers of an answer that admits which go to the client, such as set-cookie.")
+    principal: FieldName | None = setting(
+        None, "The header of an answer that names the caller, for limits and logs; without it all are one."
+    )
+    timeout: Positive = setting("1s", "How long it may take; then 503.")
+    cache: Duration = setting(
+        "0s",
+        "How long an answer counts for requests that it was asked the same about; its own Cache-Control shortens it.",
+    )
+    tls: UpstreamTLS = setting({}, "How an https service is proved, and the gateway to it.")
+
+
+def _is_external(value: Any) -> str:
+    return "[external]" if isinstance(value, (dict, ExternalAuth)) else "[method]"
+
+
+AuthMethod = Annotated[
+    Annotated[Literal["key", "jwt", "basic", "mtls"], Tag("[method]")] | Annotated[ExternalAuth, Tag("[external]")],
+    Discriminator(_is_external),
+]
+
+
 class ModelDefaults(Strict):
     """Policies of a model; all of them may also be in `defaults`."""
 
-    auth: list[Literal["key", "jwt", "basic", "mtls"]] = setting(
-        ["key"], "How callers may prove who they are; [] is public."
-    )
+    auth: list[AuthMethod] = setting(["key"], "How callers may prove who they are, any of these; [] is public.")
     allow: list[AllowSettings] = setting(
         [],
         "Which tokens and users may call it: those that meet any of these; all if empty. What a key may call, the key "
@@ -441,6 +476,21 @@ class ModelDefaults(Strict):
     json_bytes: PositiveSize = setting("32MiB", "Largest body that is read to find `model` in it; more is 413.")
     methods: list[Method] = setting([], "Allowed methods; all if empty. Others are 405.")
     preserve_host: bool = setting(False, "Send the client's Host upstream instead of the endpoint's own.")
+
+    @property
+    def methods_of_auth(self) -> tuple[str, ...]:
+        """The ways that the gateway itself knows, in order."""
+        return tuple(method for method in self.auth if isinstance(method, str))
+
+    @property
+    def external(self) -> ExternalAuth | None:
+        """The service that decides about whom the gateway does not know."""
+        return next((method for method in self.auth if isinstance(method, ExternalAuth)), None)
+
+    @property
+    def kinds_of_auth(self) -> frozenset[str]:
+        """What kinds of principals it takes; empty: it is public."""
+        return frozenset(self.methods_of_auth) | ({"external"} if self.external is not None else set())
 
 
 class ModelSettings(ModelDefaults):

@@ -88,6 +88,14 @@ def users_exist(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), message, (("auth",),))
 
 
+def services_decide_alone(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        services = [index for index, method in enumerate(model.auth) if not isinstance(method, str)]
+        for index in services[1:]:
+            message = f"auth[{services[0]}] decides already; one service has the last word"
+            yield Finding(("models", name, "auth", index, "external"), message)
+
+
 def certificates_have_cas(settings: Settings) -> Iterator[Finding]:
     entries = settings.tls.client_ca
     at: Path = ("tls", "client_ca")
@@ -231,6 +239,7 @@ RULES: tuple[Rule, ...] = (
     issuers_differ,
     issuers_exist,
     users_exist,
+    services_decide_alone,
     certificates_have_cas,
     permissions_have_callers,
     credentials_go_one_way,

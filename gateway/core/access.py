@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.model import Principal
 
-_BY_ENTRY = ("key", "mtls")  # what these may call, their own entries say
+# What these may call, their own entries say; or the service that has let them in, knowing the model.
+_BY_ENTRY = ("key", "mtls", "external")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,18 +47,19 @@ class Means:
     tokens: Tokens | None = None
     refresh: Refresh | None = None
     users: Users | None = None
+    granted_headers: frozenset[bytes] = frozenset()  # that other services say who is calling by
 
     @property
     def identity_headers(self) -> frozenset[bytes]:
         """Fields that say who is calling: the gateway sets them, and no client."""
-        return self.tokens.identity_headers if self.tokens is not None else frozenset()
+        return self.granted_headers | (self.tokens.identity_headers if self.tokens is not None else frozenset())
 
 
 class Rejected(Unauthenticated):
     """A credential was offered, and it is no good."""
 
 
-class _Names:
+class Names:
     """What becomes of a field, by its name. `harmless` are those known to pass: one look for nearly every field.
 
     `x_user` is judged as `x-user`: CGI and WSGI, and so many a model server, cannot tell them apart.
@@ -97,7 +98,7 @@ class Authenticate:
         self._refresh = means.refresh
         self._users = means.users if "basic" in methods else None
         self._clock = clock
-        self._names = _Names(means.identity_headers)
+        self._names = Names(means.identity_headers)
         bearer, basic = b'Bearer realm="' + REALM + b'"', b'Basic realm="' + REALM + b'", charset="UTF-8"'
         # RFC 7617, 2.1: UTF-8 is what names and passwords are in.
         self._challenges = [bearer] * (set(methods) != {"basic"}) + [basic] * (self._users is not None)
@@ -202,7 +203,7 @@ class Public:
 
     def __init__(self, app: ASGIApp, *, means: Means) -> None:
         self.app = app
-        self._names = _Names(means.identity_headers)
+        self._names = Names(means.identity_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         harmless = self._names.harmless
@@ -211,7 +212,7 @@ class Public:
 
     def _may_pass(self, name: bytes, value: bytes) -> bool:
         if name in CREDENTIALS:
-            return not _credential(name, value).startswith(b"gw_")
+            return not credential_in(name, value).startswith(b"gw_")
         return self._names.may_pass(name)
 
 
@@ -258,7 +259,7 @@ class Refreshes:
             return False
 
 
-def _credential(name: bytes, value: bytes) -> bytes:
+def credential_in(name: bytes, value: bytes) -> bytes:
     """The key or token in a field; for the scheme Basic with its name; b"" for another one (RFC 6750, 2.1; schemes
     ignore case)."""
     if name != b"authorization":
@@ -274,10 +275,10 @@ def _the_one(offered: Sequence[Header]) -> bytes:
     """RFC 6750, 2: one request, one credential. Raises BadRequest if it cannot be said which is meant."""
     if len(offered) == 1:
         name, value = offered[0]
-        return value[7:] if value[:10] == b"Bearer gw_" else _credential(name, value)
+        return value[7:] if value[:10] == b"Bearer gw_" else credential_in(name, value)
     if sum(name == b"authorization" for name, _ in offered) > 1:
         raise BadRequest("The request has several Authorization headers.")
-    credentials = {_credential(name, value) for name, value in offered}
+    credentials = {credential_in(name, value) for name, value in offered}
     if len(credentials) > 1:
         raise BadRequest("The request has several credentials, and they differ.")
     return credentials.pop()

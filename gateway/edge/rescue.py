@@ -58,14 +58,12 @@ class Rescue:
 
 async def answer(exchange: Exchange, error: GatewayError, send: Send) -> None:
     """Send `error` as the answer."""
-    body = error.body(exchange.request_id)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *error.headers,
-        *exchange.answer_headers,
-    ]
-    start: Message = {"type": "http.response.start", "status": error.status, "headers": headers}
+    status, fields, body = error.given or (error.status, error.headers, b"")
+    if not body:
+        body = error.body(exchange.request_id)
+        fields = [(b"content-type", b"application/json"), *(field for field in fields if field[0] != b"content-type")]
+    headers = [(b"content-length", b"%d" % len(body)), *fields, *exchange.answer_headers]
+    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body})
 

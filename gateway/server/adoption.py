@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import cast
 
-from gateway.app import compiling
+from gateway.app import compiling, granted_headers
 from gateway.config.settings import ModelSettings, Settings
 from gateway.control.publish import Published
 from gateway.core.snapshot import Route, Snapshot
@@ -69,13 +69,15 @@ def kept(old: Settings, new: Settings, routes: Mapping[str, Route]) -> dict[str,
     """Of `routes`, compiled from `old`, those that serve `new` as well."""
     if any(getattr(old, key) != getattr(new, key) for key in ("gateway", "tls", "auth")):
         return {}
+    if granted_headers(old) != granted_headers(new):  # what one model's service may say is kept from clients of all
+        return {}
     same = {name: model for name, model in new.models.items() if old.models.get(name) is model}
     changed = {url for name, model in new.models.items() if name not in same for url in urls_of(model)}
     return {name: routes[name] for name, model in same.items() if _is_self_contained(model, changed)}
 
 
 def _is_self_contained(model: ModelSettings, changed: set[str]) -> bool:
-    if model.plugins or model.hide or model.upstream_auth is not None:
+    if model.plugins or model.hide or model.upstream_auth is not None or model.external is not None:
         return False
     return not any(url in changed or url.startswith("https:") for url in urls_of(model))
 

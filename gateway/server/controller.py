@@ -319,6 +319,8 @@ class Controller:
 def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
     for model in settings.models.values():
         yield from (version.upstream_tls or model.upstream_tls for version in model.versions.values())
+        if model.external is not None:
+            yield model.external.tls
 
 
 def run(office: Office) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from gateway import plugin
-from gateway.app import callers_of, compile_snapshot, make_app
+from gateway.app import callers_of, compile_snapshot, granted_headers, make_app
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
@@ -168,6 +168,7 @@ class Worker:
             runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None
         if settings.auth.mtls != self.settings.auth.mtls or not runtime.callers.rules:
             runtime.callers = callers_of(settings)
+        runtime.granted_headers = granted_headers(settings)
         return keys
 
     def _take(self, published: Published, snapshot: Snapshot, keys: KeyTable) -> None:

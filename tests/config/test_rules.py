@@ -43,6 +43,10 @@ BROKEN = {  # rule -> (file, what is said)
         model("auth: [basic]"),
         "routes.yaml:3: models.m.auth: takes passwords, but auth.htpasswd names no file of users",
     ),
+    "services_decide_alone": (
+        model("auth: [key, {external: http://10.0.0.1/}, {external: http://10.0.0.2/}]"),
+        "routes.yaml:3: models.m.auth[2].external: auth[1] decides already; one service has the last word",
+    ),
     "issuers_exist": (
         model("auth: [jwt]"),
         "routes.yaml:3: models.m.auth: takes JWTs, but auth.jwt names no issuer",
@@ -95,6 +99,10 @@ DOUBTFUL = {  # advice -> (file, what is said)
         model("auth: [key]", "http://127.0.0.1:1, http://8.8.8.8:1"),
         "routes.yaml:5: models.m.versions.v1.endpoints[1]: http://8.8.8.8:1 is reached "
         "over http:// outside private networks",
+    ),
+    "services_are_in_clear": (
+        model("auth: [{external: http://decides.example.com/}]"),
+        "routes.yaml:3: models.m.auth[0].external: credentials go to it over http:// outside private networks",
     ),
     "endpoints_are_not_proved": (
         model("upstream_tls: {insecure: true}", "https://h:1"),
@@ -376,3 +384,16 @@ def test_hosts_that_may_be_anywhere(host):
 )
 def test_what_is_said_of_client_certificates_must_fit_together(text, said):
     assert problems_of(text) == [said]
+
+
+@pytest.mark.parametrize(("entry", "said"), [
+    ("{external: ftp://x}", "[1].external: 'ftp://x' is not an http(s) URL"),
+    ("{external: http://127.0.0.1/, timeot: 1s}", '[1].timeot: unknown key; did you mean "timeout"?'),
+    ("{external: http://127.0.0.1/, accept: [x_user]}", "[1].accept[0]: 'x_user' is not for saying who is calling"),
+    ("{external: http://127.0.0.1/, accept: [content-type]}", "[1].accept[0]: 'content-type' is not for saying who "
+                                                            "is calling"),
+    ("{timeout: 1s}", "[1].external: is missing"),
+    ("kye", "[1]: 'kye' is none of key, jwt, basic, mtls"),
+])  # fmt: skip
+def test_a_service_that_decides_is_checked_like_any_section(entry, said):
+    assert problems_of(model(f"auth: [key, {entry}]")) == [f"routes.yaml:3: models.m.auth{said}"]

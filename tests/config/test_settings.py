@@ -127,9 +127,17 @@ def test_every_policy_of_a_model_may_be_in_the_defaults():
 
 
 def test_a_path_leads_to_its_section():
-    names = {path: section_at(Settings, path) for path in [(), ("models", "a.b"), ("models", "x", "versions", "v1")]}
-    assert [section.__name__ for section in names.values()] == ["Settings", "ModelSettings", "VersionSettings"]
-    nowhere = [("gateway", "workers"), ("nonsense", "x"), ("models", "x", "auth", 0), ("gateway", "https", 0)]
+    names = {
+        path: section_at(Settings, path)
+        for path in [(), ("models", "a.b"), ("models", "x", "versions", "v1"), ("models", "x", "auth", 0)]
+    }
+    assert [section.__name__ for section in names.values()] == [
+        "Settings",
+        "ModelSettings",
+        "VersionSettings",
+        "ExternalAuth",
+    ]
+    nowhere = [("gateway", "workers"), ("nonsense", "x"), ("auth", "failures", "rate"), ("gateway", "https", 0)]
     assert [section_at(Settings, path) for path in nowhere] == [None] * 4
 
 
