@@ -262,7 +262,9 @@ def gates_of(model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) 
     most, queue = model.max_in_flight, model.queue
     if most is None:
         return None
-    bounds = Bounds(most.endpoint or 0, most.version or 0, most.principal or 0, queue.length, queue.timeout)
+    bounds = Bounds(
+        most.endpoint or 0, most.version or 0, most.principal or 0, queue.length, queue.timeout, most.pending_tokens
+    )
     found = [(pool, next((w for w in pool.watchers if isinstance(w, Gradients)), None)) for pool in pools.values()]
     gates = {pool.version: runtime.gate(pool, bounds, gradients) for pool, gradients in found}
     return Gates(gates, rank_of(queue.priority))

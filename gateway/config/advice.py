@@ -9,6 +9,7 @@ from gateway.config.problems import Path
 from gateway.config.rules import Finding, Rule
 from gateway.config.settings import EndpointSettings, ExternalAuth, Settings, UpstreamTLS
 from gateway.core.headers import REPLACED_UPSTREAM
+from gateway.core.pick import PROMPTED
 
 # Names that no public DNS answers for: RFC 6761, 6762, 8375, ICANN's .internal, and what clusters use.
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan", ".svc", ".test")
@@ -129,6 +130,17 @@ def hash_is_unused(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "balance", "hash"), "only the policy consistent_hash has a use for it")
 
 
+def prompts_are_not_read(settings: Settings) -> Iterator[Finding]:
+    if "max_in_flight" in settings.defaults.model_fields_set:
+        return
+    for name, model in settings.models.items():
+        policies = {model.balance.policy, *(arm.balance.policy for arm in model.versions.values() if arm.balance)}
+        bound = model.max_in_flight
+        if bound is not None and bound.pending_tokens is not None and not policies & PROMPTED.keys():
+            path: Path = ("models", name, "max_in_flight", "pending_tokens")
+            yield Finding(path, f"has no effect: no policy here reads prompts, as {', '.join(sorted(PROMPTED))} do")
+
+
 ADVICE: tuple[Rule, ...] = (
     models_exist,
     everybody_is_trusted,
@@ -141,4 +153,5 @@ ADVICE: tuple[Rule, ...] = (
     prefixes_hide_names,
     headers_are_replaced,
     hash_is_unused,
+    prompts_are_not_read,
 )

@@ -267,11 +267,18 @@ class MaxInFlight(Strict):
     version: int | None = setting(None, "At all endpoints of a version.", ge=1)
     principal: int | None = setting(None, "Of one caller.", ge=1)
     adaptive: AdaptiveSettings | None = setting(None, "At each endpoint, as many as it can do; null: any number.")
+    pending_tokens: int | None = setting(
+        None,
+        "Tokens of prompts without a first token at each endpoint, beyond which no other prompt is sent there (late "
+        "binding); a prefill chunk, 2048, is a good one. For policies that read prompts.",
+        ge=0,
+    )
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Self:
-        if not (self.endpoint or self.version or self.principal or self.adaptive):
-            raise ValueError("needs endpoint, version, principal or adaptive")
+        bounds = (self.endpoint, self.version, self.principal, self.adaptive, self.pending_tokens)
+        if all(bound is None for bound in bounds):
+            raise ValueError("needs endpoint, version, principal, adaptive or pending_tokens")
         return self
 
 

@@ -2,13 +2,14 @@
 
 `Informed` is a policy for language models as a pool has it: told of every attempt (`core/outcome.py`), it keeps each
 endpoint's picture of pending prompts and running streams. The first token is the first bytes of an event stream behind
-its head. An answer in one piece tells of no first token, and so of no speed; one that generated nothing (embeddings) is
-all prefill, and its head is as good as a first token.
+its head. An answer in one piece shows none, and so no speed: its prompt is presumed to be prefilled when the endpoint's
+speed says so. One that generated nothing (embeddings) is all prefill, and its head is as good as a first token.
 """
 
 from collections.abc import Sequence
 from math import inf
 from random import Random
+from typing import Final
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.outcome import Outcome
@@ -17,14 +18,19 @@ from gateway.core.snapshot import PromptPolicy
 from gateway.core.usage import Tail, generated_in, last_usage
 from gateway.core.work import Stream
 
+# Taken for an endpoint's speed until it has shown its own: an 8B model on a large accelerator.
+BASE: Final = 0.02  # seconds
+EACH: Final = 5e-5  # seconds for each token before the first
+
 
 class Inference:
     """One request. Several attempts of it may run at one time."""
 
-    __slots__ = ("head_at", "is_begun", "prompt", "streams", "tail")
+    __slots__ = ("head_at", "is_begun", "is_streamed", "prompt", "streams", "tail")
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, *, is_streamed: bool = True) -> None:
         self.prompt = prompt
+        self.is_streamed = is_streamed  # its tokens come one by one, or there are none: its first one will be seen
         self.streams: dict[Endpoint, Stream] = {}
         self.tail = Tail()
         self.head_at = -inf  # when the answer's head came
@@ -58,12 +64,16 @@ class Inference:
 class Informed:
     """A policy and a watcher. What has no prompt (a list of models) is picked for without one."""
 
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "presumed_at", "unseen")
 
     def __init__(self, policy: PromptPolicy) -> None:
         self.policy = policy
+        self.unseen: dict[Stream, float] = {}  # whose first token nobody will see, and when it should have come
+        self.presumed_at = inf  # the first of these moments
 
     def pick(self, candidates: Sequence[Endpoint], key: object, now: float, rng: Random) -> Endpoint:
+        if now >= self.presumed_at:
+            self.presume(now)
         if isinstance(key, Inference):
             return self.policy.choose(candidates, key.prompt, now, rng)
         return self.policy.pick(candidates, b"", now, rng)
@@ -74,6 +84,10 @@ class Informed:
             work = endpoint.work
             work.asked += request.prompt.tokens
             work.found += request.prompt.tokens - stream.tokens
+            if not request.is_streamed:
+                due = now + (work.b + work.a * work.ahead(now) if work.a > 0.0 else BASE + EACH * work.pending)
+                self.unseen[stream] = due
+                self.presumed_at = min(due, self.presumed_at)
 
     def first_byte(self, request: object, endpoint: Endpoint, seconds: float, now: float) -> None:
         if isinstance(request, Inference):
@@ -83,11 +97,19 @@ class Informed:
         if not isinstance(request, Inference):
             return
         stream = request.streams.pop(endpoint)
+        is_unseen = self.unseen.pop(stream, None) is not None or not request.is_streamed
         is_failed = outcome.error is not None or outcome.status >= 400
         generated = 0 if is_failed else request.generated()
         if not is_failed and not generated and not request.tail.is_stream:
             stream.first(request.head_at)
-        stream.end(now, generated, is_failed=is_failed)
+        stream.end(now, 0 if is_unseen else generated, is_failed=is_failed)
+
+    def presume(self, now: float) -> None:
+        """Those that should run by now, do."""
+        for stream in [stream for stream, due in self.unseen.items() if due <= now]:
+            stream.presume(now)
+            del self.unseen[stream]
+        self.presumed_at = min(self.unseen.values(), default=inf)
 
     def __repr__(self) -> str:
         return f"<Informed {type(self.policy).__name__}>"

@@ -168,6 +168,16 @@ class Stream:
         work._add(-self.tokens, 1, self.context)
         work.speed.add_first(self._before, now - self.began, now)
 
+    def presume(self, now: float) -> None:
+        """Nobody sees its first token, which must have come by now: it runs. Nothing is learned of it."""
+        if self._first > -inf:
+            return
+        work = self.work
+        work.prefilled += self.tokens
+        self._first = now
+        work._leave(self, now)
+        work._add(-self.tokens, 1, self.context)
+
     def end(self, now: float, tokens: int = 0, *, is_failed: bool = False) -> None:
         """It is over, after `tokens` of output (0: nobody counted)."""
         work = self.work

@@ -39,6 +39,7 @@ class _Body(Wish):
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()  # embeddings, and OpenAI's responses
     inputs: msgspec.Raw = msgspec.Raw()  # TGI's
+    stream: bool | None = None
 
     def text(self) -> bytes:
         body = bytes(self.messages or self.prompt or self.input)
@@ -69,9 +70,9 @@ class Infer:
             body = exchange.body = await read_body(receive, self.bound)
             receive = Replay(body, receive)
         principal = exchange.principal.id
-        prompt = prompt_in(body, principal) if body is not None else by_size(size, principal)
-        exchange.inference = Inference(prompt)
-        await self.app(scope, receive, _Answer(exchange, exchange.inference, send))
+        inference = inference_of(body, principal) if body is not None else Inference(by_size(size, principal))
+        exchange.inference = inference
+        await self.app(scope, receive, _Answer(exchange, inference, send))
 
 
 class _Answer:
@@ -93,21 +94,23 @@ class _Answer:
         return self.send(message)
 
 
-def prompt_in(body: bytes, principal: str = "") -> Prompt:
+def inference_of(body: bytes, principal: str = "") -> Inference:
     """The features of a request with this body, whatever it is."""
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return by_size(len(body), principal)
+        return Inference(by_size(len(body), principal))
     text = found.text()
     if not text:
-        return by_size(len(body), principal)
+        return Inference(by_size(len(body), principal))
     attachments = 0
     if b"64," in text or b'"data"' in text:
         text, attachments = _ATTACHMENT.subn(_digest, text)
     prompt = read_prompt(text, output=found.tokens(), principal=principal)
     prompt.tokens += attachments * _ATTACHMENT_TOKENS
-    return prompt
+    # An embedding has an `input` and generates nothing; a response has one too, and more that says what it is.
+    is_embedding = bool(found.input) and not (found.messages or found.prompt or found.instructions or found.tokens())
+    return Inference(prompt, is_streamed=bool(found.stream) or is_embedding)
 
 
 def by_size(size: int, principal: str) -> Prompt:

@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.gradient import Gradients
+from gateway.core.inference import Inference
 from gateway.core.line import Line, Waiter
 from gateway.core.snapshot import Pool
 from gateway.errors import DeadlineExceeded, GatewayError, NoEndpoint, QueueFull, QueueTimeout, TooManyRequests
@@ -46,6 +47,7 @@ class Bounds:
     principal: int
     length: int
     timeout: float
+    pending: int | None = None  # tokens of prompts before each endpoint beyond which it is sent no other; None: any
 
 
 class Full(GatewayError):
@@ -88,6 +90,7 @@ class Gate:
         self.line = Line()
         self.loop = asyncio.get_running_loop()
         self.look: asyncio.TimerHandle | None = None
+        self.just: set[Endpoint] = set()  # that the line has just sent a prompt to, not counted there yet
         self.renew(pool, bounds, gradients)
 
     def renew(self, pool: Pool, bounds: Bounds, gradients: Gradients | None) -> None:
@@ -153,6 +156,8 @@ class Gate:
         tried = list(call.tried)
         if self.gradients is not None:
             tried += [each for each in self.pool.endpoints if not self.gradients.has_room(each)]
+        if self.bounds.pending is not None and isinstance(key, Inference):
+            tried += [each for each in self.pool.endpoints if each in self.just or not self._is_due(each)]
         while True:
             try:
                 endpoint = pick(call.exchange, key, tried)
@@ -165,6 +170,13 @@ class Gate:
                 held.append(place)
                 return endpoint
             tried.append(endpoint)
+
+    def _is_due(self, endpoint: Endpoint) -> bool:
+        """Late binding: a prompt is sent on when an endpoint is about to run out of others, and so to that which truly
+        is the first to do so."""
+        work = endpoint.work
+        work.refresh()
+        return work.pending <= (self.bounds.pending or 0)
 
     def _take(self, place: Any, bound: int, *, is_own: bool = False) -> Any:
         if not self.leases.acquire(place, bound):
@@ -213,6 +225,18 @@ class Gate:
             else:
                 self.line.serve(waiter, monotonic())
                 future.set_result(hold)
+                if self.bounds.pending is not None:
+                    self._settle(hold.endpoint)
+
+    def _settle(self, endpoint: Endpoint) -> None:
+        """Its prompt counts when the one that waited has woken: before that, the endpoint takes no other."""
+        if not self.just:
+            self.loop.call_soon(self._on_settled)  # behind the wakening
+        self.just.add(endpoint)
+
+    def _on_settled(self) -> None:
+        self.just.clear()
+        self._serve()
 
     def _look_later(self) -> None:
         if self.look is None:

@@ -126,6 +126,11 @@ DOUBTFUL = {  # advice -> (file, what is said)
         model("balance: {hash: {header: x-session}}"),
         "routes.yaml:3: models.m.balance.hash: only the policy consistent_hash has a use for it",
     ),
+    "prompts_are_not_read": (
+        model("max_in_flight: {pending_tokens: 2048}"),
+        "routes.yaml:3: models.m.max_in_flight.pending_tokens: has no effect: no policy here reads prompts, as "
+        "cache_aware, llm, lmetric, lpwl, prefix_hash, sticky_until_saturated do",
+    ),
 }
 
 

@@ -98,6 +98,24 @@ def test_an_answer_in_one_piece_tells_a_speed_only_if_all_of_it_was_prefill() ->
         assert play.picture() == [(0, 0), (0, 0)]
 
 
+def test_a_prompt_whose_first_token_nobody_sees_is_presumed_to_be_prefilled_in_its_time() -> None:
+    play = Play()
+    inference = Inference(read_prompt(TEXT), is_streamed=False)
+    endpoint = play.policy.pick(play.endpoints, inference, 0.0, Random(1))
+    play.policy.began(inference, endpoint, 0.0)
+    other = Inference(read_prompt(b"y"))
+    play.policy.pick(play.endpoints, other, 0.01, Random(1))
+    assert (endpoint.work.pending, endpoint.work.running) == (256, 0)
+    play.policy.pick(play.endpoints, other, 1.0, Random(1))
+    assert (endpoint.work.pending, endpoint.work.running) == (0, 1)
+    inference.begin(is_stream=False)
+    inference.pass_on(BILL % 9, endpoint, 2.0)
+    play.policy.ended(inference, endpoint, ended(), 2.0)
+    assert play.picture() == [(0, 0), (0, 0)]
+    assert (endpoint.work.speed.first.weight, endpoint.work.speed.each.weight) == (0.0, 0.0)
+    assert play.policy.unseen == {}
+
+
 def test_two_attempts_at_one_time_are_two_streams_and_the_first_token_is_that_of_whoever_sent_it() -> None:
     play = Play()
     inference, first = play.begin()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt import BLOCK, BLOCK_TOKENS
-from gateway.edge.prompt import Infer, prompt_in
+from gateway.edge.prompt import Infer, inference_of
 from gateway.errors import ClientLeft
 from gateway.model import Exchange
 
@@ -24,7 +24,7 @@ def chat(text: str, **more: Any) -> bytes:
 
 def common(first: bytes, second: bytes) -> int:
     """Blocks that two requests' prompts begin with alike."""
-    chains = prompt_in(first).chain, prompt_in(second).chain
+    chains = inference_of(first).prompt.chain, inference_of(second).prompt.chain
     return sum(a == b for a, b in zip(*chains, strict=False))
 
 
@@ -58,13 +58,13 @@ def test_tools_and_system_texts_come_before_the_messages() -> None:
     ],
 )
 def test_the_length_of_a_prompt_is_known_in_tokens_however_it_is_sent(members: Any, tokens: int) -> None:
-    assert prompt_in(body(**members)).tokens == pytest.approx(tokens, rel=0.02)
+    assert inference_of(body(**members)).prompt.tokens == pytest.approx(tokens, rel=0.02)
 
 
 def test_prompts_of_tokens_share_blocks_too() -> None:
     tokens = list(range(100_000, 100_000 + 3 * BLOCK_TOKENS))
     assert common(body(prompt=[*tokens, 1]), body(prompt=[*tokens, 2])) == 3
-    assert len(prompt_in(body(prompt=tokens)).chain) == 3
+    assert len(inference_of(body(prompt=tokens)).prompt.chain) == 3
 
 
 def test_a_picture_counts_as_so_many_tokens_and_not_as_its_bytes() -> None:
@@ -72,7 +72,7 @@ def test_a_picture_counts_as_so_many_tokens_and_not_as_its_bytes() -> None:
         url = {"url": f"data:image/png;base64,{data}"}
         return body(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": url}]}, LONG])
 
-    prompt = prompt_in(picture("A" * 100_000))
+    prompt = inference_of(picture("A" * 100_000)).prompt
     assert prompt.tokens == pytest.approx(1000 + len(LONG) / 4, rel=0.1)
     assert common(picture("A" * 100_000), picture("A" * 100_000)) >= 3
     assert common(picture("A" * 100_000), picture("B" * 100_000)) == 0
@@ -90,13 +90,28 @@ def test_a_picture_counts_as_so_many_tokens_and_not_as_its_bytes() -> None:
     ],
 )
 def test_what_has_no_prompt_that_can_be_read_is_known_by_its_size(text: bytes) -> None:
-    prompt = prompt_in(text)
+    prompt = inference_of(text).prompt
     assert 1 <= prompt.tokens <= len(text) // 4
     assert not prompt.chain
 
 
+@pytest.mark.parametrize(
+    ("members", "is_seen"),
+    [
+        ({"prompt": "a", "stream": True}, True),
+        ({"prompt": "a"}, False),
+        ({"prompt": "a", "stream": None}, False),
+        ({"input": "a"}, True),  # an embedding: its head is its first token
+        ({"input": "a", "instructions": "b"}, False),
+        ({"instances": [1]}, True),
+    ],
+)
+def test_whether_a_first_token_will_be_seen_is_known_beforehand(members: Any, is_seen: bool) -> None:
+    assert inference_of(body(**members)).is_streamed is is_seen
+
+
 def test_the_most_that_an_answer_may_be_is_known() -> None:
-    assert prompt_in(chat("a", max_tokens=7)).output == 7
+    assert inference_of(chat("a", max_tokens=7)).prompt.output == 7
 
 
 class Route:
