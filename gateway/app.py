@@ -107,7 +107,7 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettin
             *([Middleware(Hsts, settings=hsts)] if hsts else []),
             Middleware(Rescue, judge=runtime.judge),
             *([Middleware(OneHost, asked_at=runtime.clients.asked_at)] if runtime.clients.differ else []),
-            Middleware(Enter, current=lambda: runtime.snapshot),
+            Middleware(Enter, current=lambda: runtime.snapshot, overload=runtime.overload, dice=runtime.rng.random),
         ],
     )
 

@@ -16,6 +16,7 @@ from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.gradient import Gradients
 from gateway.core.metrics import Totals
+from gateway.core.overload import Overload
 from gateway.core.prefixes import forget
 from gateway.core.retry import Budget
 from gateway.core.session import Sessions
@@ -62,6 +63,7 @@ class Runtime:
     workers: int = 1  # of this machine, this one too
     rng: Random = field(default_factory=Random)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    overload: Overload = field(default_factory=lambda: Overload(0.0, 0.0))  # of the worker itself
     keys: LiveKeys = field(default_factory=lambda: LiveKeys(EMPTY))
     tokens: Tokens | None = None
     users: Users | None = None  # None: no file of users

@@ -143,6 +143,17 @@ class Shutdown(Strict):
     grace: Duration = setting("5m", "How long requests in flight, streams too, may take to end.")
 
 
+class OverloadSettings(Strict):
+    """When the gateway has too much to do itself: a share of new requests is refused at the door, with 503 and
+    Retry-After. What is under way goes on."""
+
+    lag: Duration = setting("500ms", "How late its timers may fire for a whole second; 0s: never mind.")
+    memory: PositiveSize | None = setting(
+        None,
+        "What a worker may have, its resident set; null: what the control group of all of them may have, if limited.",
+    )
+
+
 class GatewaySettings(Strict):
     """The process: where it listens, whom it believes, what it keeps."""
 
@@ -169,6 +180,7 @@ class GatewaySettings(Strict):
     state_dir: FilePath = setting(".gateway", "Folder of what the gateway must remember.")
     access_log: AccessLog = setting({}, "One line for each request.")
     limits: Limits = setting({}, "What a client may send, and for how long.")
+    overload: OverloadSettings = setting({}, "When the gateway has too much to do itself.")
     shutdown: Shutdown = setting({}, "How the gateway ends.")
 
 

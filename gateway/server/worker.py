@@ -7,6 +7,7 @@ runs and end. It answers in its row of the zone.
 import asyncio
 import gc
 import logging
+import math
 import os
 import resource
 import signal
@@ -25,6 +26,7 @@ from gateway.control import publish
 from gateway.control.publish import Published
 from gateway.core.client import Trust
 from gateway.core.endpoint import Endpoint
+from gateway.core.overload import Overload
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
 from gateway.core.work import EngineLoad
@@ -35,6 +37,7 @@ from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
 from gateway.runtime import Runtime
+from gateway.server import memory
 from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_settings
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
@@ -63,6 +66,7 @@ from gateway.tls.validation import ANSWERS
 _log = logging.getLogger("gateway.worker")
 
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
+_WEIGH_EVERY = 10  # sweeps between two looks at memory
 _TRIM_SECONDS = 5.0
 _HEAR_SECONDS = 0.25
 _ASK_SECONDS = 0.02
@@ -109,6 +113,8 @@ class Worker:
             handshake_timeout=self.settings.tls.handshake_timeout,
             grace=self.settings.gateway.shutdown.grace,
         )
+        self.due = math.inf  # when the next sweep should be
+        self.look = 0  # sweeps
         self.is_swapping = False
         self.is_behind = False  # something was published since a swap last looked
 
@@ -147,6 +153,7 @@ class Worker:
             clients=self.certificates.clients,
             refresh=Refreshes(self._ask_for_keys),
             clock=monotonic,
+            overload=Overload(gateway.overload.lag, monotonic()),
             workers=place.zone.header[WORKER_COUNT],
         )
 
@@ -254,7 +261,22 @@ class Worker:
 
     def _sweep(self) -> None:
         self.loop.call_later(_SWEEP_SECONDS, self._sweep)  # first: one bad turn must not be the last
-        self.runtime.deadlines.sweep(monotonic())
+        now = monotonic()
+        self._weigh(now)
+        self.runtime.deadlines.sweep(now)
+
+    def _weigh(self, now: float) -> None:
+        """Whether this worker has too much to do."""
+        overload = self.runtime.overload
+        was = bool(overload.share)
+        overload.see_lag(now, now - self.due)
+        self.due = now + _SWEEP_SECONDS
+        self.look += 1
+        if self.look % _WEIGH_EVERY == 0:
+            overload.see_memory(memory.used(self.settings.gateway.overload.memory))
+        self.server.reception.room.is_shut = overload.is_shut
+        if bool(overload.share) != was:
+            _log.warning("overload %s: %r", "is over" if was else "begins", overload)
 
     def _trim(self) -> None:
         self.loop.call_later(_TRIM_SECONDS, self._trim)
