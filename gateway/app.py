@@ -17,6 +17,7 @@
     bound         how large a body may be, before anybody reads it
     stick         a session decides the version, so it comes before split
     split         the version, and with it the pool
+    fallback      other models' rest of the way, from here on
     transform     names as that pool knows them
     rewrite       the route's rules see the request as it will be sent
     certificate   what the model server is told of the caller's, so that no rule above can write it
@@ -37,6 +38,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from gateway import plugin
+from gateway.config.rules import named_in
 from gateway.config.settings import (
     HeaderSettings,
     HstsSettings,
@@ -66,6 +68,7 @@ from gateway.edge.checked import Checked
 from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCredential, read_credential
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.external import External
+from gateway.edge.fallback import Fallback
 from gateway.edge.hashkey import key_of_model
 from gateway.edge.hide import Admitted, Hide
 from gateway.edge.hsts import Hsts
@@ -134,16 +137,19 @@ def compiling(
             routes[name] = kept[name]
             continue
         pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
+        tail = _tail(name, model, pools, runtime)
         routes[name] = Route(
             name=name,
             pools=pools,
             split=split_of(model),
-            chain=_chain(name, model, pools, runtime, others),
+            chain=_chain(name, model, _with_fallback(tail, settings, name, runtime), pools, runtime, others=others),
+            tail=tail,
             aliases=tuple(model.aliases),
             methods=frozenset(() if model.hide else model.methods),  # `Admitted` says no then, and not to everybody
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
             auth=model.kinds_of_auth,
             access=access_of(name, model),
+            passes_credentials=model.pass_credentials,
         )
         yield
     longest = max(
@@ -207,8 +213,19 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version, watchers)
 
 
-def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime, others: Directory) -> ASGIApp:
-    """The layers of one route, innermost first."""
+def _with_fallback(tail: ASGIApp, settings: Settings, name: str, runtime: Runtime) -> ASGIApp:
+    model = settings.models[name]
+    if not model.fallback:
+        return tail
+    targets = [named_in(settings, text) for text in model.fallback]
+    # The newest routes, not those that this one is compiled with: it may outlive them.
+    return Fallback(
+        tail, targets=targets, routes=lambda: runtime.snapshot.routes, bound=model.json_bytes, rng=runtime.rng
+    )
+
+
+def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> ASGIApp:
+    """The layers of one route behind the choice of the version, innermost first."""
     app: ASGIApp = Forward(
         means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
         key_of=key_of_model(model),
@@ -224,8 +241,14 @@ def _chain(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: 
         app = PassCertificate(app, fields=model.pass_certificate)
     if model.path != PathSettings() or model.headers != HeaderSettings():
         app = Rewrite(app, path=model.path, headers=model.headers)
-    app = Transform(app)
-    app = ChooseVersion(app, rng=runtime.rng)
+    return Transform(app)
+
+
+def _chain(
+    name: str, model: ModelSettings, tail: ASGIApp, pools: Mapping[str, Pool], runtime: Runtime, *, others: Directory
+) -> ASGIApp:
+    """All layers of one route, those before its `tail` innermost first."""
+    app: ASGIApp = ChooseVersion(tail, rng=runtime.rng)
     if model.sticky is not None:
         split = split_of(model)
         arms = split.versions or [version for version in model.versions if version == split.default]

@@ -49,9 +49,11 @@ ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
 class Extras:
     """What few exchanges go through; counted and logged where it happened."""
 
-    __slots__ = ("queued", "retries_denied")
+    __slots__ = ("fallback_from", "may_fall_back", "queued", "retries_denied")
 
     def __init__(self) -> None:
+        self.fallback_from = ""  # the model@version that was asked for and could not answer
+        self.may_fall_back = False  # another model may answer instead of this one
         self.queued = 0.0  # seconds in a line before an endpoint had room
         self.retries_denied = 0  # attempts that the route's retry budget did not pay for
 
@@ -72,7 +74,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "allowed_versions", "answer_edits", "answer_headers", "attempts", "body", "bytes_in", "bytes_out",
+        "allowed_versions", "answer_edits", "answer_headers", "answered", "attempts", "body", "bytes_in", "bytes_out",
         "client_ip", "departed", "endpoint", "error", "extras", "fields", "first_byte", "inference", "is_trusted",
         "limit_verdict", "named", "on_leave", "path", "pool", "preferred", "principal", "request_id", "route",
         "started", "status", "target", "version", "wire_counts",
@@ -96,6 +98,7 @@ class Exchange:
         self.path = b""  # raw path the upstream will see; the query stays in the scope
         self.body: bytes | None = None  # the whole body, where a layer had to read it
         self.inference: Inference | None = None  # where the route's policy reads prompts
+        self.answered = False  # the head of an upstream's answer was passed on: nothing else can be tried
         self.answer_headers: list[Header] = []  # what layers add to whatever answer is given
         self.answer_edits: list[Edit] = []  # what layers do to the fields of the upstream's answer, outermost first
         self.limit_verdict = ""  # admitted | limited; "" where nothing limits

@@ -80,6 +80,9 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         "bytes_out": CounterMetricFamily("gateway_response_bytes", "Bytes of answers' bodies.", labels=_TARGET),
         "attempts": CounterMetricFamily("gateway_upstream_attempts", "Attempts at endpoints.", labels=_TARGET),
         "retries": CounterMetricFamily("gateway_upstream_retries", "Attempts after the first.", labels=_TARGET),
+        "fallbacks": CounterMetricFamily(
+            "gateway_fallbacks", "Requests that were meant for another model or version.", labels=_TARGET
+        ),
         "queued": CounterMetricFamily("gateway_queued", "Requests that waited for room.", labels=_TARGET),
         "queued_seconds": CounterMetricFamily("gateway_queued_seconds", "How long they waited.", labels=_TARGET),
         "retries_denied": CounterMetricFamily(

@@ -131,6 +131,8 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:
         yield f"plugin     {entry.use}"
+    if model.fallback:
+        yield f"fallback   {', '.join(model.fallback)}"
     if model.max_in_flight is not None:
         given = model.max_in_flight.model_dump(exclude_none=True)
         most = ", ".join("adaptive" if name == "adaptive" else f"{count} per {name}" for name, count in given.items())

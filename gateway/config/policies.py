@@ -477,6 +477,11 @@ class ModelDefaults(Strict):
         [], "Headers that tell the model server of the caller's TLS certificate; a client's own never pass."
     )
     retry: RetrySettings = setting({}, "Another attempt where the first one failed and may be repeated.")
+    fallback: list[Text] = setting(
+        [],
+        "Models that answer when this one cannot, as `model` or `model@version`, the first that can. That is: no "
+        "endpoint is up, every attempt failed (with a status of `retry.when`, too), or there was no room.",
+    )
     max_in_flight: MaxInFlight | None = setting(None, "How many requests at one time; null: any number.")
     queue: QueueSettings = setting({}, "Where requests wait that `max_in_flight` leaves no room for.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")

@@ -231,6 +231,33 @@ def _unknown_caller(model: ModelSettings, per: str) -> str:
     return ""
 
 
+def fallbacks_can_answer(settings: Settings) -> Iterator[Finding]:
+    """They exist, are something else, and take whoever this model takes: nobody gets in by way of another model."""
+    for name, model in settings.models.items():
+        for index, text in enumerate(model.fallback):
+            at: Path = ("models", name, "fallback", index)
+            other, version = named_in(settings, text)
+            target = settings.models.get(other)
+            if target is None:
+                yield Finding(at, f"there is no model {text!r}")
+            elif version is not None and version not in target.versions:
+                yield Finding(at, f"model {other!r} has no version {version!r}; it has {', '.join(target.versions)}")
+            elif other == name and (version is None or len(model.versions) == 1):
+                yield Finding(at, f"{text!r} is this model itself")
+            elif target.auth and not (model.auth and model.kinds_of_auth <= target.kinds_of_auth):
+                kinds = " and ".join(sorted(target.kinds_of_auth))
+                message = f"model {other!r} takes {kinds} only, and this one others, too"
+                yield Finding(at, message, (("models", name, "auth"), ("models", other, "auth")))
+
+
+def named_in(settings: Settings, text: str) -> tuple[str, str | None]:
+    """`model` or `model@version`, where a model's own name may have an "@"."""
+    if text in settings.models or "@" not in text:
+        return text, None
+    name, _, version = text.rpartition("@")
+    return name, version
+
+
 RULES: tuple[Rule, ...] = (
     listeners_differ,
     proxies_are_known,
@@ -249,4 +276,5 @@ RULES: tuple[Rule, ...] = (
     endpoints_differ,
     endpoints_are_proved_in_one_way,
     limits_know_their_callers,
+    fallbacks_can_answer,
 )

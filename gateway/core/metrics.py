@@ -52,6 +52,7 @@ class Meter(msgspec.Struct):
     attempts: int = 0
     retries: int = 0
     retries_denied: int = 0
+    fallbacks: int = 0
     queued: int = 0
     queued_seconds: float = 0.0
 
@@ -74,6 +75,8 @@ class Meter(msgspec.Struct):
 
     def _record_extras(self, extras: Extras) -> None:
         self.retries_denied += extras.retries_denied
+        if extras.fallback_from:
+            self.fallbacks += 1
         if extras.queued:
             self.queued += 1
             self.queued_seconds += extras.queued
@@ -87,6 +90,7 @@ class Meter(msgspec.Struct):
         self.attempts += other.attempts
         self.retries += other.retries
         self.retries_denied += other.retries_denied
+        self.fallbacks += other.fallbacks
         self.queued += other.queued
         self.queued_seconds += other.queued_seconds
 

@@ -119,6 +119,8 @@ class Route:
     json_bytes: int = 32 * 2**20  # the largest body read to find `model` in it
     auth: frozenset[str] = frozenset()  # ways to authenticate, any of them; empty: public
     access: Access | None = None  # whom of the known callers; None: all
+    tail: Chain | None = None  # the part of the chain behind the choice of the version
+    passes_credentials: bool = False  # the caller's, to the model server
 
     def __repr__(self) -> str:
         return f"<Route {self.name} {list(self.pools)} {self.split!r}>"

@@ -62,6 +62,8 @@ class Line(msgspec.Struct, gc=False):
     total_ms: float
     error_owner: str | None
     error_code: str | None
+    queued_ms: float | None
+    fallback_from: str | None
     user_agent: str
 
 
@@ -95,6 +97,7 @@ class Journal:
         route, pool, endpoint, error = exchange.route, exchange.pool, exchange.endpoint, exchange.error
         principal = exchange.principal
         first_byte = exchange.first_byte
+        extras = exchange.extras
         line = Line(
             self._now(),
             exchange.request_id,
@@ -115,6 +118,8 @@ class Journal:
             total * 1e6 // 1 / 1e3,
             error.owner if error is not None else None,
             error.code if error is not None else None,
+            extras.queued * 1e6 // 1 / 1e3 if extras is not None and extras.queued else None,
+            extras.fallback_from or None if extras is not None else None,
             agent[:_AGENT].decode("latin-1") if agent else "",
         )
         lines = self._lines

@@ -62,6 +62,7 @@ class Stick:
         self.app = app
         self.name = settings.cookie.encode()
         self.ttl = settings.ttl
+        self.pools = pools
         self.book = sessions.of(model, {version: [e.url for e in pool.endpoints] for version, pool in pools.items()})
         self.pools = pools
         self.endpoints = {(version, e.url): e for version, pool in pools.items() for e in pool.endpoints}
@@ -148,8 +149,8 @@ class Stick:
         """
         exchange: Exchange = scope["exchange"]
         endpoint, pool = exchange.endpoint, exchange.pool
-        if endpoint is None or pool is None:
-            return None
+        if endpoint is None or pool is None or self.pools.get(pool.version) is not pool:
+            return None  # nobody answered, or another model did
         is_same = visit.endpoint is endpoint and visit.version == pool.version
         if is_same and (visit.expires - now >= self.ttl / 2 or endpoint.health is Health.DRAINING):
             return None

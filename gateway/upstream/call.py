@@ -42,8 +42,24 @@ class Call:
     """One request on its way: what every attempt at it shares."""
 
     __slots__ = (
-        "body", "exchange", "failures", "is_answered", "is_fresh", "is_head", "is_hurried", "is_sent", "is_whole",
-        "means", "pause", "receive", "scope", "send", "stale", "total", "tried", "watch",
+        "body",
+        "exchange",
+        "failures",
+        "is_fresh",
+        "is_granted",
+        "is_head",
+        "is_hurried",
+        "is_sent",
+        "is_whole",
+        "means",
+        "pause",
+        "receive",
+        "scope",
+        "send",
+        "stale",
+        "total",
+        "tried",
+        "watch",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +80,7 @@ class Call:
         self.failures = 0  # attempts that failed, but for stale connections
         self.pause = 0.0  # seconds until the next attempt
         self.stale = 0  # kept-alive connections that had ended
-        self.is_answered = False  # the client was given the head of an answer
+        self.is_granted = False  # another attempt, instead of an answer that refuses
         self.is_fresh = False  # only a new connection will do
         self.watch: Watch | None = None  # of the present attempt, where somebody watches
 
@@ -134,10 +150,11 @@ class Call:
             raise
 
     def _is_refused(self, endpoint: Endpoint, reply: Reply) -> bool:
-        """The endpoint says that it cannot, and another attempt will be made."""
+        """The endpoint says that it cannot, and something else will be tried."""
         asked = asked_pause(reply.fields.get(b"retry-after"), time())
-        grants = self.means.grants
-        return grants is not None and grants(self, endpoint, str(reply.status), asked)
+        grants, extras = self.means.grants, self.exchange.extras
+        self.is_granted = grants is not None and grants(self, endpoint, str(reply.status), asked)
+        return self.is_granted or (extras is not None and extras.may_fall_back)
 
     def _request(self, connections: Connections) -> bytes:
         length = len(self.body) if self.is_whole else self._declared()
@@ -185,7 +202,7 @@ class Call:
         edits = exchange.answer_edits
         while edits:  # taken out as they are used: an edit knows the exchange, and a cycle would outlive the request
             headers = edits.pop()(headers)
-        self.is_answered = True
+        exchange.answered = True
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         is_waiting = not reply.chunks and not reply.is_complete and connection.error is None
         if is_waiting and b"content-length" not in reply.fields:

@@ -106,10 +106,10 @@ class Forward:
     def _is_tried_again(self, call: Call, endpoint: Endpoint, error: GatewayError) -> bool:
         """After an attempt that failed: is there another one? Not if any of an answer went to the client."""
         if isinstance(error, UpstreamUnwilling):
-            return True  # granted before the answer was dropped
+            return call.is_granted  # before the answer was dropped
         if isinstance(error, StaleConnection):
             call.stale += 1
             call.pause = 0.0
             call.is_fresh = call.stale >= _STALE_BOUND
             return not call.exchange.departed
-        return not call.is_answered and self.retrier.grants(call, endpoint, cause_of(error))
+        return not call.exchange.answered and self.retrier.grants(call, endpoint, cause_of(error))

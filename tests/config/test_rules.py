@@ -64,6 +64,10 @@ BROKEN = {  # rule -> (file, what is said)
         f"tls: {{acme: {{domains: [a.org]}}}}\n{MODEL}",
         "routes.yaml:1: tls.acme: needs gateway.http, where the CA looks for its proof",
     ),
+    "fallbacks_can_answer": (
+        f"models:\n  a: {{fallback: [b@v9], {V1}}}\n  b: {{{V1}}}\n",
+        "routes.yaml:2: models.a.fallback[0]: model 'b' has no version 'v9'; it has v1",
+    ),
     "matches_are_claimed_once": (
         f"models:\n  a: {{match: [{{host: H.org}}], {V1}}}\n  b: {{match: [{{host: h.org, prefix: /}}], {V1}}}\n",
         "routes.yaml:3: models.b.match[0]: h.org/ leads to model 'a' already",
@@ -402,3 +406,20 @@ def test_what_is_said_of_client_certificates_must_fit_together(text, said):
 ])  # fmt: skip
 def test_a_service_that_decides_is_checked_like_any_section(entry, said):
     assert problems_of(model(f"auth: [key, {entry}]")) == [f"routes.yaml:3: models.m.auth{said}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("fallback: [c]", "there is no model 'c'"),
+        ("fallback: [a]", "'a' is this model itself"),
+        ("fallback: [a@v1]", "'a@v1' is this model itself"),
+        ("fallback: [b]", ""),
+        ("fallback: [b@v1]", ""),
+        ("fallback: [b], auth: []", "model 'b' takes key only, and this one others, too"),
+        ("fallback: [b, a@v1]", "'a@v1' is this model itself"),
+    ],
+)
+def test_a_fallback_is_another_model_that_takes_whoever_this_one_takes(options: str, said: str) -> None:
+    found = problems_of(f"models:\n  a: {{{options}, {V1}}}\n  b: {{{V1}}}\n")
+    assert [problem.partition("fallback")[2].partition(": ")[2] for problem in found] == ([said] if said else [])

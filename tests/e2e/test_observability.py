@@ -23,7 +23,7 @@ from tests.e2e.harness_upstream import (
 FIELDS = [
     "time", "request_id", "client", "principal", "principal_name", "method", "path", "host", "model", "version",
     "endpoint", "attempts", "status", "bytes_in", "bytes_out", "first_byte_ms", "total_ms", "error_owner", "error_code",
-    "user_agent",
+    "queued_ms", "fallback_from", "user_agent",
 ]  # fmt: skip
 
 

@@ -5,12 +5,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from tests.e2e.harness import Gateway, served, until
-from tests.e2e.harness_upstream import Connection, RawUpstream, answering, response
-from tests.e2e.harness_wire import RawMessage, Wire
+from tests.e2e.harness_upstream import (
+    Connection,
+    RawUpstream,
+    answering,
+    resetting_after_request,
+    response,
+    saying_once,
+)
+from tests.e2e.harness_wire import RawMessage, Truncated, Wire
 
 
 class Silent:
@@ -60,6 +68,9 @@ def upstreams(silent: Silent, counting: Counting) -> Iterator[dict[str, RawUpstr
         yield {
             "good": stack.enter_context(RawUpstream(answering(b"good"))),
             "silent": stack.enter_context(RawUpstream(silent)),
+            "broken": stack.enter_context(RawUpstream(resetting_after_request)),
+            "busy": stack.enter_context(RawUpstream(answering(b"busy", 503))),
+            "cut": stack.enter_context(RawUpstream(saying_once(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"))),
             "counting": stack.enter_context(RawUpstream(counting)),
         }
 
@@ -67,7 +78,29 @@ def upstreams(silent: Silent, counting: Counting) -> Iterator[dict[str, RawUpstr
 @pytest.fixture(scope="module")
 def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
     url = {name: upstream.url for name, upstream in upstreams.items()}
+    broken, busy = [url["broken"]], [url["busy"]]
     models = {
+        "big": served(broken, auth=[], fallback=["gone", "small@v2"]),
+        "busy": served(busy, auth=[], fallback=["small@v1"], retry={"when": [503]}),
+        "plainly-busy": served(busy, auth=[], fallback=["small@v1"]),
+        "full": served(
+            [url["silent"]], auth=[], max_in_flight={"version": 1}, queue={"length": 0}, fallback=["small@v1"]
+        ),
+        "gone": served(broken, auth=[], fallback=["small@v1"]),
+        "lost": served(broken, auth=[], fallback=["gone"]),
+        "locked": served(broken, fallback=["secret@v1", "small@v1"]),
+        "only-locked": served(broken, fallback=["secret"]),
+        "secret": served([url["good"]]),
+        "cut": served([url["cut"]], auth=[], fallback=["small@v1"]),
+        "stuck": served(broken, auth=[], sticky={"cookie": "c"}, fallback=["small@v1"]),
+        "small": {
+            "auth": [],
+            "headers": {"request": {"set": {"x-small": "yes"}}},
+            "versions": {
+                "v1": {"endpoints": [url["good"]]},
+                "v2": {"endpoints": [url["good"]], "served_as": {"model": "tiny"}},
+            },
+        },
         "good": served([url["good"]], auth=[], timeouts={"total": "1m"}),
         "silent": served([url["silent"]], auth=[]),
         "narrow": served([url["counting"]], auth=[], max_in_flight={"endpoint": 2}, queue={"length": 8}),
@@ -145,3 +178,79 @@ def test_who_finds_no_room_and_may_not_wait_is_503_with_retry_after(gateway: Gat
         assert b'"code":"queue_full"' in answer.body
         assert answer.get("retry-after") == "1"
     until(lambda: gateway.in_flight() == 0, "the room is free again")
+
+
+# --- another model, where one cannot answer ---
+
+
+def chat(client: Wire, model: str, *fields: str) -> RawMessage:
+    body = f'{{"model":"{model}","stream":false}}'
+    lines = "".join(f"{field}\r\n" for field in fields)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+    client.send((head + body).encode())
+    return client.read_response()
+
+
+def log_line(gateway: Gateway, answer: RawMessage) -> dict[str, Any]:
+    request_id = answer.get("x-request-id")
+    return until(lambda: [x for x in gateway.access_log() if x["request_id"] == request_id], "the log line")[0]
+
+
+def test_another_model_answers_under_its_own_name_and_rules_and_it_is_told(
+    gateway: Gateway, client: Wire, upstreams: dict[str, RawUpstream]
+) -> None:
+    answer = chat(client, "big")
+    assert (answer.status, answer.body) == (200, b"good")
+    assert answer.get("x-fallback-model") == "small@v2"
+    request = upstreams["good"].requests[-1]
+    assert request.body == b'{"model":"tiny","stream":false}'
+    assert request.get("x-small") == "yes"
+    line = log_line(gateway, answer)
+    assert (line["model"], line["version"], line["fallback_from"]) == ("small", "v2", "big@v1")
+    assert (line["status"], line["attempts"], line["error_code"]) == (200, 3, None)
+    assert 'gateway_fallbacks_total{model="small",version="v2"}' in gateway.metrics()
+
+
+def test_what_a_path_names_is_renamed_too(client: Wire, upstreams: dict[str, RawUpstream]) -> None:
+    client.send(b"POST /v2/models/big/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    assert client.read_response().body == b"good"
+    request = upstreams["good"].requests[-1]
+    assert (request.target, request.body) == ("/v2/models/tiny/infer", b"hello")
+
+
+@pytest.mark.parametrize(("model", "served_by"), [("busy", "small@v1"), ("plainly-busy", None)])
+def test_an_answer_that_says_not_now_is_passed_over_where_the_route_retries_it(
+    client: Wire, model: str, served_by: str | None
+) -> None:
+    answer = get(client, model)
+    assert (answer.status, answer.get("x-fallback-model")) == (200 if served_by else 503, served_by)
+
+
+def test_no_room_is_a_reason_too(gateway: Gateway, client: Wire) -> None:
+    with gateway.raw() as first:
+        first.send(b"GET /models/full/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: gateway.in_flight() > 0, "the first request is there")
+        assert get(client, "full").get("x-fallback-model") == "small@v1"
+
+
+def test_what_another_model_falls_back_to_is_not_tried(client: Wire) -> None:
+    answer = get(client, "lost")
+    assert (answer.status, answer.get("x-fallback-model")) == (502, None)
+
+
+def test_who_may_not_call_the_other_model_is_not_let_in_by_way_of_one_it_may(gateway: Gateway, client: Wire) -> None:
+    key = gateway.create_key("narrow", "locked", "only-locked")
+    answer = get(client, "locked", f"Authorization: Bearer {key}")
+    assert (answer.status, answer.get("x-fallback-model")) == (200, "small@v1")
+    assert get(client, "only-locked", f"Authorization: Bearer {key}").status == 502
+    assert get(client, "only-locked", f"Authorization: Bearer {gateway.key}").status == 200
+
+
+def test_an_answer_that_has_begun_is_no_longer_anothers(client: Wire) -> None:
+    with pytest.raises(Truncated):
+        get(client, "cut")
+
+
+def test_a_session_is_not_bound_to_what_stood_in(client: Wire) -> None:
+    answer = get(client, "stuck")
+    assert (answer.status, answer.get("set-cookie")) == (200, None)

@@ -41,6 +41,8 @@ LINE = Line(
     total_ms=2.5,
     error_owner=None,
     error_code=None,
+    queued_ms=None,
+    fallback_from=None,
     user_agent="curl/8",
 )
 # Bytes that end a line, or act on a terminal, for one reader or another.
@@ -122,6 +124,8 @@ def test_a_line_says_who_asked_what_of_whom_and_how_it_ended(tmp_path: Path) -> 
             "total_ms": 12.345,
             "error_owner": "upstream",
             "error_code": "upstream_timeout",
+            "queued_ms": None,
+            "fallback_from": None,
             "user_agent": "curl/8",
         }
     ]
