@@ -193,7 +193,10 @@ def callers_of(settings: Settings) -> Callers:
 def granted_headers(settings: Settings) -> frozenset[bytes]:
     """Fields by which other services tell model servers who is calling; no client may set them, for any model."""
     services = (model.external for model in settings.models.values())
-    return frozenset(name.encode() for service in services if service is not None for name in service.accept)
+    names = {name for service in services if service is not None for name in service.accept}
+    if settings.auth.introspection is not None:
+        names.update(settings.auth.introspection.claims_to_headers.values())
+    return frozenset(name.encode() for name in names)
 
 
 def split_of(model: ModelSettings) -> Split:

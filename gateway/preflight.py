@@ -12,6 +12,7 @@ from gateway.config.settings import PluginSettings, Settings, UpstreamTLS
 from gateway.control.keys import load_keys
 from gateway.control.reload import key_files, read_users, revoked_tokens, unusable_users
 from gateway.edge.credentials import read_credential
+from gateway.edge.introspection import read_secret
 from gateway.edge.tokens import Tokens
 from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError
@@ -74,6 +75,8 @@ def certificate_warnings(settings: Settings) -> Iterator[Problem]:
 def upstream_tls(settings: Settings) -> Iterator[Problem]:
     """The files for https endpoints can be used."""
     places: dict[UpstreamTLS, tuple[str | int, ...]] = {}
+    if settings.auth.introspection is not None and settings.auth.introspection.url.startswith("https:"):
+        places[settings.auth.introspection.tls] = ("auth", "introspection", "tls")
     for name, model in settings.models.items():
         for label, version in model.versions.items():
             at = ("models", name, *(("versions", label) if version.upstream_tls else ()), "upstream_tls")
@@ -107,6 +110,15 @@ def upstream_auth(settings: Settings) -> Iterator[Problem]:
                 yield Problem("", 0, render_key(("models", name, "upstream_auth")), str(error))
 
 
+def introspection(settings: Settings) -> Iterator[Problem]:
+    """The gateway's own secret there can be had."""
+    if settings.auth.introspection is not None:
+        try:
+            read_secret(settings.auth.introspection)
+        except ValueError as error:
+            yield Problem("", 0, "auth.introspection", str(error))
+
+
 def admin(settings: Settings) -> Iterator[Problem]:
     """The operator's door does not stand open to the network."""
     try:
@@ -137,7 +149,7 @@ def users(settings: Settings) -> Iterator[Problem]:
         yield from unusable_users(settings, error)
 
 
-VALIDATORS = (plugins, issuers, admin, upstream_tls, client_cas, upstream_auth)
+VALIDATORS = (plugins, issuers, admin, upstream_tls, client_cas, upstream_auth, introspection)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 

@@ -3,6 +3,7 @@ sessions' secrets, what was counted. They belong to an identity, not to an index
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
-from gateway.config.settings import AdaptiveSettings, UpstreamTLS
+from gateway.config.settings import AdaptiveSettings, Introspection, UpstreamTLS
 from gateway.core.certificate import Callers
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
@@ -22,10 +23,11 @@ from gateway.core.retry import Budget
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Pool, Snapshot
 from gateway.edge.authenticate import Means, Refreshes
-from gateway.edge.external import Ask, address_of
 from gateway.edge.failures import Failures
+from gateway.edge.introspection import Introspector, read_secret
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
+from gateway.edge.question import Ask, address_of
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
 from gateway.errors import GatewayError
@@ -79,6 +81,7 @@ class Runtime:
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
     services: dict[Service, Connections] = field(default_factory=dict)  # that are asked about callers
     asked: set[Service] = field(default_factory=set)  # those of them that the newest snapshot asks
+    introspector: Introspector | None = None  # None: nobody is asked about tokens
     granted_headers: frozenset[bytes] = frozenset()  # what they may say to model servers
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ class Runtime:
 
     @property
     def means(self) -> Means:
-        return Means(self.keys, self.tokens, self.refresh, self.users, self.granted_headers)
+        return Means(self.keys, self.tokens, self.refresh, self.users, self.introspector, self.granted_headers)
 
     def asker(self, url: str, tls: UpstreamTLS) -> Ask:
         """Asks the service at `url`, over connections that survive a reload."""
@@ -103,6 +106,21 @@ class Runtime:
             known = self.services[key] = Connections(address, self.deadlines, context, tls.server_name)
         self.asked.add(key)
         return partial(ask, known)
+
+    def introspect(self, settings: Introspection | None) -> None:
+        """Ask there about tokens from now on. What is remembered survives as long as the settings stay; a secret that
+        cannot be read leaves the last one in use."""
+        if settings is None:
+            self.introspector = None
+            return
+        ask, known = self.asker(settings.url, settings.tls), self.introspector
+        secret = known.secret if known is not None else b""
+        with suppress(ValueError):
+            secret = read_secret(settings)
+        if known is None or known.settings != settings:
+            self.introspector = Introspector(settings, ask, secret)
+        else:
+            known.ask_service, known.secret = ask, secret
 
     def judge(self, error: GatewayError, exchange: Exchange, scope: Scope) -> GatewayError:
         """What to answer instead of `error`: see `Failures`."""

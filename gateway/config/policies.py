@@ -447,7 +447,8 @@ def _is_external(value: Any) -> str:
 
 
 AuthMethod = Annotated[
-    Annotated[Literal["key", "jwt", "basic", "mtls"], Tag("[method]")] | Annotated[ExternalAuth, Tag("[external]")],
+    Annotated[Literal["key", "jwt", "introspection", "basic", "mtls"], Tag("[method]")]
+    | Annotated[ExternalAuth, Tag("[external]")],
     Discriminator(_is_external),
 ]
 

@@ -88,6 +88,13 @@ def users_exist(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), message, (("auth",),))
 
 
+def introspection_is_somewhere(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        if "introspection" in model.auth and settings.auth.introspection is None:
+            message = "takes tokens that must be asked about, but auth.introspection names nobody to ask"
+            yield Finding(("models", name, "auth"), message, (("auth",),))
+
+
 def services_decide_alone(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         services = [index for index, method in enumerate(model.auth) if not isinstance(method, str)]
@@ -122,9 +129,9 @@ def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         at: Path = ("models", name)
         for index, rule in enumerate(model.allow):
-            needed, whom = ("basic", "a user") if rule.user is not None else ("jwt", "tokens")
-            if needed not in model.auth:
-                message = f"speaks of {whom}, but `auth` takes no {needed}"
+            needed, whom = (("basic",), "a user") if rule.user is not None else (("jwt", "introspection"), "tokens")
+            if not any(method in model.auth for method in needed):
+                message = f"speaks of {whom}, but `auth` takes no {needed[0]}"
                 yield Finding((*at, "allow", index), message, ((*at, "auth"),))
         if model.hide and not model.auth:
             yield Finding((*at, "hide"), "a public model cannot be hidden: anyone may call it", ((*at, "auth"),))
@@ -266,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     issuers_differ,
     issuers_exist,
     users_exist,
+    introspection_is_somewhere,
     services_decide_alone,
     certificates_have_cas,
     permissions_have_callers,

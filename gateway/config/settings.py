@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from gateway.config.certificates import AcmeSettings, CertificateRule, ClientCA, HstsSettings, TLSSettings
-from gateway.config.names import Algorithm, ModelName, OwnField
+from gateway.config.names import Algorithm, IdentityField, ModelName, OwnField
 from gateway.config.policies import (
     AdaptiveSettings,
     AllowSettings,
@@ -80,6 +80,7 @@ __all__ = [
     "HeaderSettings",
     "HealthSettings",
     "HstsSettings",
+    "Introspection",
     "Issuer",
     "LimitSettings",
     "Limits",
@@ -244,6 +245,35 @@ class Issuer(Strict):
         return all(place is None for place in places)
 
 
+class Introspection(Strict):
+    """An issuer of tokens that only it can read: it is asked about each (RFC 7662). For models with `introspection` in
+    their `auth`."""
+
+    url: WebURL = needed("Its introspection endpoint.")
+    client_id: Text | None = setting(None, "Who the gateway is there; null: it need not say.")
+    secret_file: FilePath | None = setting(None, "A file of the gateway's secret there; picked up live.")
+    secret_env: Text | None = setting(None, "Or an environment variable, read when the gateway starts.")
+    audience: Audience = setting([], "Any of these must be in a token's `aud`; [] takes tokens without one.")
+    scopes: list[Text] = setting([], "What all must be among a token's scopes.")
+    required_claims: dict[Text, Audience] = setting(
+        {}, "What its answer must have besides `active`, each with one of these values; [] is any value."
+    )
+    models_claim: Text | None = setting(None, "A member of its answer holding globs of the models that may be called.")
+    claims_to_headers: dict[Text, IdentityField] = setting({}, "Members sent upstream, each as this header.")
+    leeway: Duration = setting("30s", "How far its clock may be from ours.")
+    timeout: Positive = setting("2s", "How long it may take; then 503.")
+    cache: Duration = setting("1m", "How long a token that is active counts as that, but never beyond its `exp`.")
+    negative_cache: Duration = setting("10s", "How long one that is not is refused without asking again.")
+    tls: UpstreamTLS = setting({}, "How an https endpoint is proved, and the gateway to it.")
+
+    @model_validator(mode="after")
+    def _has_one_secret(self) -> Self:
+        secrets = 2 - [self.secret_file, self.secret_env].count(None)
+        if secrets != (self.client_id is not None):
+            raise ValueError("`client_id` and one of `secret_file`, `secret_env` need each other")
+        return self
+
+
 class FailureSettings(Strict):
     """How often an address may offer bad credentials. Good ones are always taken."""
 
@@ -256,6 +286,7 @@ class AuthSettings(Strict):
 
     keys: FilePath = setting("keys.yaml", "File of API keys, hashed; `gateway keys create` writes it.")
     jwt: list[Issuer] = setting([], "Issuers whose tokens are believed.")
+    introspection: Introspection | None = setting(None, "Whom to ask about tokens that are no JWTs; null: nobody.")
     htpasswd: FilePath | None = setting(
         None, "File of users and their passwords, hashed by bcrypt or argon2 (`htpasswd -B`); picked up live."
     )

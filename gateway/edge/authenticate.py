@@ -11,6 +11,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.headers import CERTIFICATE_FIELDS
+from gateway.edge.introspection import Introspector
 from gateway.edge.tokens import Tokens, UnknownKid
 from gateway.edge.users import PREFIX as BASIC
 from gateway.edge.users import Users
@@ -47,6 +48,7 @@ class Means:
     tokens: Tokens | None = None
     refresh: Refresh | None = None
     users: Users | None = None
+    introspector: Introspector | None = None
     granted_headers: frozenset[bytes] = frozenset()  # that other services say who is calling by
 
     @property
@@ -90,13 +92,14 @@ class Authenticate:
         means: Means,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`methods` is any of `key`, `jwt`, `basic`. `clock` gives seconds since the epoch."""
+        """`methods` is any of `key`, `jwt`, `introspection`, `basic`. `clock` gives seconds since the epoch."""
         self.app = app
         self._accepts_keys = "key" in methods
         self._keys = means.keys
         self._tokens = means.tokens if "jwt" in methods else None
         self._refresh = means.refresh
         self._users = means.users if "basic" in methods else None
+        self._introspector = means.introspector if "introspection" in methods else None
         self._clock = clock
         self._names = Names(means.identity_headers)
         bearer, basic = b'Bearer realm="' + REALM + b'"', b'Basic realm="' + REALM + b'", charset="UTF-8"'
@@ -137,7 +140,7 @@ class Authenticate:
         if credential[:3] != b"gw_":
             if credential[:6] == BASIC:
                 return self._identify_user(credential)
-            if credential.count(b".") == 2:
+            if credential.count(b".") == 2 and (self._tokens is not None or self._introspector is None):
                 return self._identify_token(credential)
         if self._accepts_keys:
             if self._keys is None:
@@ -145,6 +148,8 @@ class Authenticate:
             principal = self._keys.find(credential, self._clock())
             if principal is not None:
                 return principal
+        if self._introspector is not None and credential[:3] != b"gw_":  # a key of ours is for nobody else to see
+            return self._recall(self._introspector.recall, credential)
         raise self._refusal(is_offered=True)
 
     def _identify_token(self, token: bytes) -> Principal:
@@ -160,15 +165,19 @@ class Authenticate:
     def _identify_user(self, password: bytes) -> Principal | None:
         if self._users is None:
             raise self._refusal(is_offered=True)
+        return self._recall(self._users.recall, password)
+
+    def _recall(self, recall: Callable[[bytes, float], Principal | None], credential: bytes) -> Principal | None:
         try:
-            return self._users.recall(password, self._clock())
+            return recall(credential, self._clock())
         except Unauthenticated as error:
             raise self._rejection(error) from error
 
     async def _ask(self, credential: bytes, exchange: Exchange) -> Principal:
-        assert self._users is not None
+        asked = self._users if credential[:6] == BASIC else self._introspector
+        assert asked is not None, "it has been asked what it remembers"
         try:
-            return await self._users.ask(credential, self._clock(), exchange.client_ip)
+            return await asked.ask(credential, self._clock(), exchange.client_ip)
         except Unauthenticated as error:
             raise self._rejection(error) from error
 

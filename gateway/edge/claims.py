@@ -36,6 +36,11 @@ def check_shape(trust: Trust, claims: Mapping[str, Any]) -> None:
         refuse(f"of {trust.issuer}: it lacks exp or sub")
     if not isinstance(claims.get("jti", ""), str):  # RFC 7519, 4.1.7
         refuse(f"of {trust.issuer}: its jti is not text")
+    check_audience(trust, claims)
+
+
+def check_audience(trust: Trust, claims: Mapping[str, Any]) -> None:
+    """Raises Unauthenticated."""
     audience = claims.get("aud")
     if not trust.audience and not audience:
         return
@@ -48,9 +53,17 @@ def check_shape(trust: Trust, claims: Mapping[str, Any]) -> None:
 
 def valid_until(trust: Trust, claims: Mapping[str, Any], now: float) -> float:
     """Until when the token is valid, in seconds since the epoch (RFC 7519, 4.1.4 to 4.1.6)."""
-    until = _number(claims["exp"]) + trust.leeway
+    until = valid_between(trust, claims, now)
     if trust.max_age < inf:
         until = min(until, _number(claims.get("iat")) + trust.max_age + trust.leeway)
+    if now >= until:
+        refuse("expired")
+    return until
+
+
+def valid_between(trust: Trust, claims: Mapping[str, Any], now: float) -> float:
+    """The same, for a token that may lack all of its times."""
+    until = _number(claims["exp"]) + trust.leeway if claims.get("exp") is not None else inf
     if now >= until:
         refuse("expired")
     if any(_number(claims[name]) > now + trust.leeway for name in ("nbf", "iat") if name in claims):
@@ -75,14 +88,15 @@ def _number(value: Any) -> float:
     return value
 
 
-def principal_of(trust: Trust, claims: Mapping[str, Any]) -> Principal:
+def principal_of(trust: Trust, claims: Mapping[str, Any], *, kind: str = "jwt", issuer: str | None = None) -> Principal:
+    """`issuer` is whose subject it is, if not the entry's."""
     subject = claims["sub"]
     if not subject or len(subject) > _LONGEST_SUBJECT or not subject.isprintable():
         refuse("its subject cannot be logged")
     texts = ((name, header_value(claims.get(claim))) for claim, name in trust.headers)
     headers: tuple[Header, ...] = tuple((name, text) for name, text in texts if text is not None)
     grants = None if trust.models_claim is None else _globs(claims.get(trust.models_claim))
-    return Principal(f"{trust.issuer}|{subject}", subject, "jwt", grants, claims, headers)
+    return Principal(f"{issuer or trust.issuer}|{subject}", subject, kind, grants, claims, headers)
 
 
 def _globs(claim: Any) -> tuple[str, ...]:

@@ -10,17 +10,16 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import ExternalAuth
-from gateway.core.endpoint import Address
 from gateway.core.headers import get, serialise
 from gateway.edge.authenticate import CREDENTIALS, REALM, Means, Names, Rejected, credential_in
+from gateway.edge.question import Ask, start_of
 from gateway.errors import ClientLeft, Forbidden, GatewayError, StoreUnavailable, Unauthenticated
 from gateway.model import Answer, Exchange, Principal
 
@@ -40,8 +39,6 @@ _PASSED = frozenset(
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _NO_REFUSALS = frozenset((400, 405, 406, 407, 408, 411, 413, 414, 415, 417, 421, 426, 431))
 _MAX_AGE = re.compile(rb"(?:^|[\s,])max-age=\"?(\d{1,9})", re.IGNORECASE)
-
-Ask = Callable[[bytes, float, Exchange, int], Awaitable[Answer]]
 
 
 class _Decision(NamedTuple):
@@ -84,7 +81,7 @@ class External:
         self._sent = frozenset(name.encode() for name in settings.send)
         self._accepted = tuple(name.encode() for name in settings.accept)
         self._answered = tuple(name.encode() for name in settings.answer)
-        self._start = _start_of(settings.external)
+        self._start = start_of(b"GET", settings.external)
         self._dice = secrets.token_bytes(32)
         self._admitted: OrderedDict[bytes, _Decision] = OrderedDict()
         self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
@@ -205,18 +202,6 @@ class _Known:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[_KNOWN] = True
         await self.app(scope, receive, send)
-
-
-def _start_of(url: str) -> bytes:
-    """The request line and Host of every question."""
-    parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return b"GET %b HTTP/1.1\r\nhost: %b\r\n" % (target.encode(), address_of(url).authority)
-
-
-def address_of(url: str) -> Address:
-    parts = urlsplit(url)
-    return Address.parse(f"{parts.scheme}://{parts.netloc}")
 
 
 def _is_refusal(answer: Answer) -> bool:

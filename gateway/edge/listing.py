@@ -34,7 +34,7 @@ class Listing:
     async def known(self, answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """`answer`, once it is known who is calling, if somebody says so."""
         if any(name in CREDENTIALS for name, _ in scope["headers"]):
-            answer = Authenticate(answer, methods=["key", "jwt", "basic"], means=self.means())
+            answer = Authenticate(answer, methods=["key", "jwt", "introspection", "basic"], means=self.means())
         elif self.by_certificate is not None:
             answer = self.by_certificate(answer, answer)
         await answer(scope, receive, send)

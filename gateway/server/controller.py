@@ -174,6 +174,8 @@ class Controller:
         yield settings.auth.keys
         if settings.auth.htpasswd is not None:
             yield settings.auth.htpasswd
+        if settings.auth.introspection is not None and settings.auth.introspection.secret_file is not None:
+            yield settings.auth.introspection.secret_file
         yield settings.tls.certificates
         yield self.office.config.resolve().parent / "plugins"
         for asked in settings.tls.client_ca.values():
@@ -317,6 +319,8 @@ class Controller:
 
 
 def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
+    if settings.auth.introspection is not None:
+        yield settings.auth.introspection.tls
     for model in settings.models.values():
         yield from (version.upstream_tls or model.upstream_tls for version in model.versions.values())
         if model.external is not None:

@@ -176,6 +176,7 @@ class Worker:
         if settings.auth.mtls != self.settings.auth.mtls or not runtime.callers.rules:
             runtime.callers = callers_of(settings)
         runtime.granted_headers = granted_headers(settings)
+        runtime.introspect(settings.auth.introspection)
         return keys
 
     def _take(self, published: Published, snapshot: Snapshot, keys: KeyTable) -> None:

@@ -43,6 +43,11 @@ BROKEN = {  # rule -> (file, what is said)
         model("auth: [basic]"),
         "routes.yaml:3: models.m.auth: takes passwords, but auth.htpasswd names no file of users",
     ),
+    "introspection_is_somewhere": (
+        model("auth: [introspection]"),
+        "routes.yaml:3: models.m.auth: takes tokens that must be asked about, but auth.introspection names nobody to "
+        "ask",
+    ),
     "services_decide_alone": (
         model("auth: [key, {external: http://10.0.0.1/}, {external: http://10.0.0.2/}]"),
         "routes.yaml:3: models.m.auth[2].external: auth[1] decides already; one service has the last word",
@@ -402,7 +407,7 @@ def test_what_is_said_of_client_certificates_must_fit_together(text, said):
     ("{external: http://127.0.0.1/, accept: [content-type]}", "[1].accept[0]: 'content-type' is not for saying who "
                                                             "is calling"),
     ("{timeout: 1s}", "[1].external: is missing"),
-    ("kye", "[1]: 'kye' is none of key, jwt, basic, mtls"),
+    ("kye", "[1]: 'kye' is none of key, jwt, introspection, basic, mtls"),
 ])  # fmt: skip
 def test_a_service_that_decides_is_checked_like_any_section(entry, said):
     assert problems_of(model(f"auth: [key, {entry}]")) == [f"routes.yaml:3: models.m.auth{said}"]
