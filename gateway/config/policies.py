@@ -190,7 +190,7 @@ class BalanceSettings(Strict):
         None, "Most load of an endpoint under `consistent_hash`, in averages (1.25 is a good one); null: any.", ge=1
     )
     engine_metrics: EngineMetrics | None = setting(
-        None, "Ask each endpoint's engine for its load, for `sticky_until_saturated` and `llm`; null: do not."
+        None, "Ask each endpoint's engine for its load, for the policies that read prompts; null: do not."
     )
 
 

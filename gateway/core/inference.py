@@ -16,11 +16,12 @@ from gateway.core.outcome import Outcome
 from gateway.core.prompt import Prompt
 from gateway.core.snapshot import PromptPolicy
 from gateway.core.usage import Tail, generated_in, last_usage
-from gateway.core.work import Stream
+from gateway.core.work import ENGINE_FRESH, Stream
 
 # Taken for an endpoint's speed until it has shown its own: an 8B model on a large accelerator.
 BASE: Final = 0.02  # seconds
 EACH: Final = 5e-5  # seconds for each token before the first
+FULL: Final = 0.95  # of an engine's cache: it keeps some blocks back
 
 
 class Inference:
@@ -75,6 +76,8 @@ class Informed:
         if now >= self.presumed_at:
             self.presume(now)
         if isinstance(key, Inference):
+            if is_any_full(candidates, now):
+                candidates = [each for each in candidates if not is_full(each, now)] or candidates
             return self.policy.choose(candidates, key.prompt, now, rng)
         return self.policy.pick(candidates, b"", now, rng)
 
@@ -113,3 +116,13 @@ class Informed:
 
     def __repr__(self) -> str:
         return f"<Informed {type(self.policy).__name__}>"
+
+
+def is_full(endpoint: Endpoint, now: float) -> bool:
+    """Its engine says that requests wait for room in its cache: it would begin no other, whoever sent them."""
+    engine = endpoint.work.engine
+    return engine is not None and engine.waiting > 0 and engine.kv_usage >= FULL and now - engine.at <= ENGINE_FRESH
+
+
+def is_any_full(endpoints: Sequence[Endpoint], now: float) -> bool:
+    return any(is_full(endpoint, now) for endpoint in endpoints if endpoint.work.engine is not None)

@@ -9,6 +9,7 @@ from gateway.core.inference import Inference, Informed
 from gateway.core.outcome import Outcome
 from gateway.core.pick import PROMPTED
 from gateway.core.prompt import BLOCK, read_prompt
+from gateway.core.work import EngineLoad
 from gateway.errors import ClientLeft, GatewayError, UpstreamTruncated
 
 TEXT = b"x" * (4 * BLOCK)
@@ -114,6 +115,24 @@ def test_a_prompt_whose_first_token_nobody_sees_is_presumed_to_be_prefilled_in_i
     assert play.picture() == [(0, 0), (0, 0)]
     assert (endpoint.work.speed.first.weight, endpoint.work.speed.each.weight) == (0.0, 0.0)
     assert play.policy.unseen == {}
+
+
+def test_an_engine_that_says_it_is_full_is_passed_over_while_that_is_news_and_another_is_there() -> None:
+    play = Play()
+    full, other = play.endpoints
+    full.work.engine = EngineLoad(10.0, waiting=3, running=50, kv_usage=0.97)
+    inference = Inference(read_prompt(TEXT))
+
+    def picked(now: float) -> set[Endpoint]:
+        return {play.policy.pick(play.endpoints, inference, now, Random(seed)) for seed in range(8)}
+
+    assert picked(11.0) == {other}
+    other.work.engine = EngineLoad(10.0, waiting=1, running=50, kv_usage=0.99)
+    assert picked(11.0) <= {full, other}  # all are: nobody is refused
+    full.work.engine = EngineLoad(10.0, waiting=0, running=50, kv_usage=0.97)
+    assert picked(11.0) == {full}  # a full cache that nobody waits for is a busy one, no more
+    other.work.engine = full.work.engine = EngineLoad(10.0, waiting=3, running=50, kv_usage=0.97)
+    assert picked(99.0) <= {full, other}
 
 
 def test_two_attempts_at_one_time_are_two_streams_and_the_first_token_is_that_of_whoever_sent_it() -> None:

@@ -1,0 +1,1 @@
+"""Fleets of stand-in engines behind several balancers at one time: `scripts/bench fleet`."""

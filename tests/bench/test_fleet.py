@@ -1,0 +1,99 @@
+"""The bench of balancing: its requests, its figures, its verdicts, and its clients against a real engine."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bench.fleet import report
+from bench.fleet.load import text
+from bench.fleet.peers import OURS
+from bench.fleet.report import Figures, figures, missed, quantile
+from bench.fleet.scenarios import SCENARIOS, Ask, heavy_tail, sessions, zipf
+from gateway.demo.engine import BLOCK, PROFILES
+from tests.e2e.harness import DemoModel
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("traffic", [heavy_tail, sessions, zipf])
+def test_requests_come_in_order_within_the_time_and_are_the_same_for_one_seed(traffic) -> None:
+    asks = traffic(Random(7), 10.0)
+    assert asks == traffic(Random(7), 10.0) != traffic(Random(8), 10.0)
+    assert all(0.0 <= ask.at < 10.0 and ask.prompt >= 1 and ask.output >= 1 for ask in asks)
+    assert asks == sorted(asks, key=lambda ask: ask.at)
+
+
+def test_a_turn_of_a_session_begins_with_the_turns_before_it() -> None:
+    asks = [ask for ask in sessions(Random(1), 60.0) if ask.parts[1][0].startswith("user 5 ")]
+    assert len(asks) > 1
+    for before, after in itertools.pairwise(asks):
+        assert after.parts[: len(before.parts)] == before.parts
+
+
+def test_equal_beginnings_have_equal_texts_of_the_right_length_and_others_differ_at_once() -> None:
+    one = text([("system 1", 2000), ("own 1", 300)])
+    other = text([("system 1", 2000), ("own 2", 300)])
+    assert len(one) == 2300 * 4
+    assert one[:8000] == other[:8000]
+    assert one[8000 : 8000 + 4 * BLOCK] != other[8000 : 8000 + 4 * BLOCK]
+
+
+def test_every_scenario_has_eight_engines_that_there_are() -> None:
+    for scenario in SCENARIOS.values():
+        assert len(scenario.engines) == 8
+        assert {engine.profile for engine in scenario.engines} <= PROFILES.keys()
+
+
+def test_what_comes_late_slowly_or_not_at_all_is_a_miss_in_the_engines_time() -> None:
+    asks = [Ask(0.0, (("own", 10),), 101)] * 5
+    results = [
+        (200, 4.0, 12.0),  # at half the speed: 2 s, and 40 ms for each token
+        (200, 4.1, 12.0),  # too late
+        (200, 1.0, 14.0),  # 65 ms for each token
+        (500, 0.0, 0.01),
+        (0, 0.0, 1.0),
+    ]
+    found = figures(asks, results, 0.5)
+    assert (found.goodput, found.failed, found.p50) == (0.2, 2, 2.0)
+
+
+def test_a_quantile_is_a_value_that_was_seen() -> None:
+    assert [quantile(list(range(100)), share) for share in (0.5, 0.99, 1.0)] == [50, 99, 99]
+    assert quantile([], 0.5) == float("inf")
+
+
+def figure(goodput: float, p99: float) -> Figures:
+    return Figures(goodput, 0.1, p99, 5.0, 0)
+
+
+def test_ours_is_to_be_the_best_or_as_good_and_speed_for_few_is_no_rival() -> None:
+    assert missed("x", {OURS: figure(0.99, 1.0), "a": figure(1.0, 1.0), "b": figure(0.5, 0.2)}) == []
+    assert len(missed("x", {OURS: figure(0.90, 1.0), "a": figure(1.0, 1.0)})) == 1
+    assert len(missed("x", {OURS: figure(1.0, 1.5), "a": figure(1.0, 1.0)})) == 1
+    assert missed("x", {OURS: figure(1.0, 1.0)}) == []
+
+
+def test_what_was_measured_before_is_kept_if_it_was_measured_alike(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    report.remember(path, {"speed": 1.0}, {"a": {OURS: figure(1.0, 1.0)}})
+    assert list(report.remember(path, {"speed": 1.0}, {"b": {OURS: figure(0.9, 1.0)}})) == ["a", "b"]
+    assert list(report.remember(path, {"speed": 0.5}, {"b": {OURS: figure(0.9, 1.0)}})) == ["b"]
+
+
+def test_clients_see_first_tokens_ends_and_failures() -> None:
+    with DemoModel(engine="h100", speed=5) as good:
+        urls = {"good": f"{good.url}/v1/chat/completions", "gone": "http://127.0.0.1:1/v1/chat/completions"}
+        plan = {"speed": 1.0, "urls": urls, "asks": [[0.0, [["own 1", 500]], 40], [0.05, [["own 2", 500]], 1]]}
+        command = [sys.executable, "-m", "bench.fleet.load", "none"]
+        done = subprocess.run(
+            command, input=json.dumps(plan) + "\n", cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        )
+    results = json.loads(done.stdout)
+    assert [status for status, _, _ in results["gone"]] == [0, 0]
+    for status, first, end in results["good"]:
+        assert (status, 0.0 < first <= end) == (200, True)
