@@ -164,6 +164,13 @@ class PluginTimeout(GatewayError):
     message = "The gateway did not answer in time."
 
 
+class LoopDetected(GatewayError):
+    """An endpoint leads back to the gateway: it has forwarded this request before, again and again (RFC 5842, 7.2)."""
+
+    status, code = 508, "loop_detected"
+    message = "The request goes in a circle."
+
+
 class Stopped(GatewayError):
     """The gateway ended before the answer did: `shutdown.grace` was over."""
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from gateway.core.headers import get_all, nominated
 from gateway.core.paths import decode, encode_query, known, normalise
-from gateway.errors import BadRequest, MethodNotAllowed, NotFound
+from gateway.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound
 
 _MEMORABLE = 512  # bytes; longer paths are not worth remembering
 _ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
+_CIRCLE = 8  # gateways in a row; more is an endpoint that leads back here
 _COUNTED = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]*)(?::[0-9]{0,5})?")
 
@@ -24,7 +25,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]*)(?::[0
 def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
     """Turn `raw_path`, which holds the target as it came, into `raw_path` (normalised), `path` and `query_string`.
 
-    `fields` are the head's by name; fewer than its headers if a name occurs twice. Raises BadRequest, NotFound; the
+    `fields` are the head's by name; fewer than its headers if a name occurs twice. Raises GatewayError; the
     scope is then good enough to be logged.
     """
     path: bytes = scope["raw_path"]
@@ -48,6 +49,8 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
         _check_coding(scope)
     if b"connection" in fields and (is_repeated or fields[b"connection"] not in _ORDINARY_CONNECTION):
         _take_nominated(scope)
+    if b"via" in fields and sum(value.count(b" gateway") for value in get_all(scope["headers"], b"via")) > _CIRCLE:
+        raise LoopDetected  # RFC 9110, 7.6: not for ever
     if scope["method"] in _COUNTED:
         _count_forward(scope, fields)
     if path[:1] != b"/":
