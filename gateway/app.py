@@ -209,7 +209,7 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
     policy = make_policy(arm.balance or model.balance, endpoints)
     if isinstance(policy, PromptPolicy):
-        policy = Informed(policy)
+        policy = Informed(policy, runtime.ledger)
     watchers: tuple[Watcher, ...] = (policy,) if isinstance(policy, Watcher) else ()
     if model.max_in_flight is not None and model.max_in_flight.adaptive is not None:
         watchers = (*watchers, runtime.gradients_of(name, version, model.max_in_flight.adaptive))

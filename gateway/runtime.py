@@ -16,6 +16,7 @@ from gateway.core.certificate import Callers
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.gradient import Gradients
+from gateway.core.ledger import Ledger
 from gateway.core.metrics import Totals
 from gateway.core.overload import Overload
 from gateway.core.prefixes import forget
@@ -78,6 +79,8 @@ class Runtime:
     gates: dict[tuple[str, str], Gate] = field(default_factory=dict)  # of models' versions that have bounds
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    by_slot: dict[int, Endpoint] = field(default_factory=dict)  # the same
+    ledger: Ledger | None = None  # what workers tell each other of prompts; None: nobody else is there
     connections: dict[Endpoint, Connections] = field(default_factory=dict)
     services: dict[Service, Connections] = field(default_factory=dict)  # that are asked about callers
     asked: set[Service] = field(default_factory=set)  # those of them that the newest snapshot asks
@@ -130,7 +133,7 @@ class Runtime:
         """The endpoint at `url`, the same object for as long as it keeps its slot."""
         known = self.endpoints.get(url)
         if known is None or known.slot != slot:
-            known = self.endpoints[url] = Endpoint(url, slot, self.row, weight)
+            known = self.endpoints[url] = self.by_slot[slot] = Endpoint(url, slot, self.row, weight)
         known.weight = weight
         if known.address.scheme == "https":
             self._prove(known, Proof(tls, self.contexts.of(tls)))
@@ -195,6 +198,8 @@ class Runtime:
         """Forget endpoints that are in no pool any more; requests that still use one keep it alive themselves."""
         for url in self.endpoints.keys() - urls:
             endpoint = self.endpoints.pop(url)
+            if self.by_slot.get(endpoint.slot) is endpoint:
+                del self.by_slot[endpoint.slot]
             self.proofs.pop(endpoint, None)
             forget(endpoint)
             connections = self.connections.pop(endpoint, None)

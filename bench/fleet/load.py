@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 _TOKEN = 4  # characters
-_PATIENCE = 120.0  # seconds that an answer may take
+_PATIENCE = 300.0  # seconds that an answer may take
 Result = tuple[int, float, float]
 
 

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 
 from gateway.core.endpoint import Endpoint
+from gateway.core.ledger import Ledger
 from gateway.core.outcome import Outcome
 from gateway.core.prompt import Prompt
 from gateway.core.snapshot import PromptPolicy
@@ -65,10 +66,12 @@ class Inference:
 class Informed:
     """A policy and a watcher. What has no prompt (a list of models) is picked for without one."""
 
-    __slots__ = ("policy", "presumed_at", "unseen")
+    __slots__ = ("ledger", "policy", "presumed_at", "unseen")
 
-    def __init__(self, policy: PromptPolicy) -> None:
+    def __init__(self, policy: PromptPolicy, ledger: Ledger | None = None) -> None:
+        """`ledger`: what the other workers tell of their prompts."""
         self.policy = policy
+        self.ledger = ledger
         self.unseen: dict[Stream, float] = {}  # whose first token nobody will see, and when it should have come
         self.presumed_at = inf  # the first of these moments
 
@@ -76,6 +79,8 @@ class Informed:
         if now >= self.presumed_at:
             self.presume(now)
         if isinstance(key, Inference):
+            if self.ledger is not None:
+                self.ledger.listen()
             if is_any_full(candidates, now):
                 candidates = [each for each in candidates if not is_full(each, now)] or candidates
             return self.policy.choose(candidates, key.prompt, now, rng)
@@ -84,6 +89,8 @@ class Informed:
     def began(self, request: object, endpoint: Endpoint, now: float) -> None:
         if isinstance(request, Inference):
             stream = request.streams[endpoint] = self.policy.begin(endpoint, request.prompt, now)
+            if self.ledger is not None and request.prompt.chain:
+                self.ledger.tell(endpoint.slot, request.prompt.chain)
             work = endpoint.work
             work.asked += request.prompt.tokens
             work.found += request.prompt.tokens - stream.tokens

@@ -2,7 +2,7 @@
 
 It is a guess: an endpoint is taken to keep the blocks of the prompts that it was sent last, up to `CAPACITY` tokens,
 and to have dropped what it was sent longest ago, as the engines do (vLLM's and SGLang's prefix caches are LRU, leaves
-first). Each worker guesses from what it forwarded itself.
+first). A worker guesses from what it forwarded itself, and from what the others tell it (`ledger.py`).
 """
 
 from collections import OrderedDict

@@ -26,6 +26,7 @@ from gateway.control import publish
 from gateway.control.publish import Published
 from gateway.core.client import Trust
 from gateway.core.endpoint import Endpoint
+from gateway.core.ledger import Ledger
 from gateway.core.overload import Overload
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
@@ -102,6 +103,9 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.runtime = self._runtime()
         self.runtime.recorder.before_flush(self.runtime.tally)
+        rings = place.zone.rings
+        others = [rings[slot] for slot in place.slots if slot != place.slot]
+        self.runtime.ledger = Ledger(rings[place.slot], others, self.runtime.by_slot.get)
         keys = self._prepare(self.published, self.settings)
         snapshot = compile_snapshot(self.settings, self.published.generation, self.published.slots, self.runtime)
         self._take(self.published, snapshot, keys)

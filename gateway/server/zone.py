@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from typing import Final, cast
 
 from gateway.core.endpoint import Row
+from gateway.core.ledger import RING
 from gateway.core.snapshot import ENDPOINTS
 from gateway.core.standing import WORDS
 from gateway.core.standing import Cells as Words
@@ -46,10 +47,11 @@ _RUNNING = 4 * WORKERS * ENDPOINTS
 _CONTEXT = 8 * WORKERS * ENDPOINTS
 _STANDING = 8 * WORDS * WORKERS * ENDPOINTS
 _ENGINES = 20 * ENDPOINTS
-_WORK = _PENDING + _RUNNING + _CONTEXT + _ENGINES
+_RINGS = 8 * (1 + RING) * WORKERS
+_WORK = _PENDING + _RUNNING + _CONTEXT + _ENGINES + _RINGS
 _FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _WORK + _STANDING
 _LEASES = size_of()
-_LAYOUT: Final = 6  # raised with every change of where things are
+_LAYOUT: Final = 7  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
 _BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
@@ -107,6 +109,8 @@ class Zone:
         self.engine_waiting = cut(4 * ENDPOINTS).cast("i")
         self.engine_running = cut(4 * ENDPOINTS).cast("i")
         self.engine_usage = cut(4 * ENDPOINTS).cast("f")
+        told = cut(_RINGS).cast("q")  # that worker, see `core/ledger.py`
+        self.rings = [told[i * (1 + RING) : (i + 1) * (1 + RING)] for i in range(WORKERS)]
         self.leases_at = _FIXED
         self.leases = view[_FIXED : _FIXED + _LEASES]
         self.buckets_at = _FIXED + _LEASES

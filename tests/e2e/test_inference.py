@@ -143,6 +143,20 @@ def test_two_workers_have_one_picture() -> None:
         endpoint.stop()
 
 
+def test_what_one_worker_sent_somewhere_the_other_sends_there_too() -> None:
+    fleet = [DemoModel(engine="h100", speed=10) for _ in range(3)]
+    with Gateway({"demo": model(fleet, "lpwl")}, {"gateway": {"workers": 2}}) as gateway:
+        for number in range(10):  # each by a connection of its own, and so by either worker
+            with gateway.client() as client:
+                ask(client, "of both workers " * 500 + str(number))
+        hits = [counted(endpoint, "prefix_cache_hits_total") for endpoint in fleet]
+        asked = shares(fleet)
+        assert sorted(asked)[:2] == [0, 0]
+        assert max(hits) > 0.8 * max(asked)
+    for endpoint in fleet:
+        endpoint.stop()
+
+
 def busy(fleet: Sequence[DemoModel]) -> list[int]:
     return [int(counted(each, "num_requests_running") + counted(each, "num_requests_waiting")) for each in fleet]
 
