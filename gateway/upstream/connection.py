@@ -29,7 +29,7 @@ class Connection(asyncio.Protocol):
     """A connection; `is_idle` while no exchange uses it."""
 
     __slots__ = (
-        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_idle", "is_reading", "is_reused",
+        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_ended", "is_idle", "is_reading", "is_reused",
         "is_writable", "loop", "received", "reply", "sent_at", "transport", "waiter", "write_waiter",
     )  # fmt: skip
 
@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.sent_at = 0.0
         self.received = False  # any byte of the current answer
         self.is_closed = False
+        self.is_ended = False  # by the server, and not cut
         self.is_idle = True
         self.is_reused = False
         self.is_reading = True
@@ -76,12 +77,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if not self.is_idle and self.error is None and not self.reply.feed_eof():
+        # Without a length, only a clean end is one: no reset, no TLS without its close_notify (RFC 9112, 9.8).
+        is_whole = self.reply.is_complete or (self.is_ended and self.reply.feed_eof())
+        if not self.is_idle and self.error is None and not is_whole:
             self.error = self._why_lost()
         self._wake()
 
     def eof_received(self) -> None:
         """A server that closes its side is done: the transport closes, `connection_lost` decides what it means."""
+        self.is_ended = True
 
     def pause_writing(self) -> None:
         self.is_writable = False

@@ -1,13 +1,14 @@
 """Model servers that break every rule: the client is told, never deceived, and nobody else notices."""
 
 import re
+import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.e2e.harness import Gateway, served, until
+from tests.e2e.harness import Gateway, material, served, until
 from tests.e2e.harness_upstream import (
     Connection,
     RawUpstream,
@@ -76,6 +77,33 @@ def trailers_without_end(connection: Connection) -> None:
         time.sleep(0.001)
 
 
+# The same over TLS, where an end can be told from a cut (RFC 9112, 9.8).
+UNENDING = OK + b"\r\nhello"
+
+
+def ending_tls(connection: Connection) -> None:
+    connection.read_request()
+    connection.send(UNENDING)
+    with suppress(OSError):  # the gateway does not wait for ours
+        connection.sock.unwrap()  # type: ignore[attr-defined]
+
+
+def resetting_without_a_length(connection: Connection) -> None:
+    connection.read_request()
+    connection.send(UNENDING)
+    time.sleep(0.1)
+    connection.reset()
+
+
+def speaking_plainly(connection: Connection) -> None:
+    connection.sock.recv(10)
+    connection.send(EVIL)
+
+
+def leaving_in_the_handshake(connection: Connection) -> None:
+    connection.sock.recv(10)
+
+
 # What is answered to the client where not a byte of a good answer came.
 REFUSED: dict[str, tuple[Script, int, str]] = {
     "resets before it is asked": (resetting, 502, "upstream_closed"),
@@ -132,6 +160,7 @@ BROKEN: dict[str, tuple[Script, bytes]] = {
     "goes silent": (stalling, b"hello"),
     "drips beyond the total": (dripping, b".."),
     "sends trailers without end": (trailers_without_end, b"hello"),
+    "resets without a length": (resetting_without_a_length, b"hello"),
 }
 
 # What is more than an answer: the answer is good, the rest belongs to nobody.
@@ -150,6 +179,14 @@ def name_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower())
 
 
+def tls_context() -> ssl.SSLContext:
+    folder, _ = material()
+    certificate = next((folder / "certs").glob("*.crt"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    return context
+
+
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
     scripts = {title: script for table in (REFUSED, BROKEN, SURPLUS) for title, (script, *_) in table.items()}
@@ -164,6 +201,15 @@ def gateway() -> Iterator[Gateway]:
         for title, script in scripts.items():
             url = stack.enter_context(RawUpstream(script)).url
             models[name_of(title)] = served([url], auth=[], timeouts=timeouts)
+        for name, script, is_tls in (
+            ("cut-tls", saying_once(UNENDING), True),
+            ("ended-tls", ending_tls, True),
+            ("half-a-handshake", leaving_in_the_handshake, False),
+            ("plain-where-tls-belongs", speaking_plainly, False),
+        ):
+            upstream = stack.enter_context(RawUpstream(script, context=tls_context() if is_tls else None))
+            url = upstream.url.replace("http://", "https://")
+            models[name] = served([url], auth=[], timeouts=timeouts, upstream_tls={"insecure": True})
         with Gateway(models) as gateway:
             yield gateway
 
@@ -227,6 +273,21 @@ def test_an_answer_that_breaks_off_is_seen_to_be_broken(gateway: Gateway, client
         check_serves_on(other)
     line = log_line(gateway, name_of(title))
     assert (line["status"], line["error_owner"]) == (200, "upstream")
+
+
+def test_a_clean_end_of_tls_is_an_end_and_a_cut_is_seen(client: Wire) -> None:
+    assert ask(client, "ended-tls").body == b"hello"
+    with pytest.raises(Truncated):
+        ask(client, "cut-tls")
+
+
+@pytest.mark.parametrize("model", ["half-a-handshake", "plain-where-tls-belongs"])
+def test_a_server_that_finds_no_tls_with_us_is_502_and_heard_of_nothing(client: Wire, model: str) -> None:
+    answer = ask(client, model)
+    assert answer.status == 502
+    assert b"evil" not in answer.body
+    assert re.search(rb'"code":"upstream_(untrusted|unreachable)"', answer.body)
+    check_serves_on(client)
 
 
 def test_an_old_client_sees_a_broken_answer_too(gateway: Gateway, client: Wire) -> None:
