@@ -48,6 +48,7 @@ from gateway.config.settings import (
     RetrySettings,
     Settings,
 )
+from gateway.config.traffic import rules_of
 from gateway.config.values import Network
 from gateway.core.access import Access, Rule
 from gateway.core.certificate import CallerRule, Callers
@@ -87,7 +88,7 @@ from gateway.edge.throttle import Throttle
 from gateway.edge.transform import Transform
 from gateway.runtime import Runtime
 from gateway.upstream.call import Means
-from gateway.upstream.forward import Forward
+from gateway.upstream.forward import Forward, log_ejection
 from gateway.upstream.gate import Bounds, Gates
 from gateway.upstream.retrier import Retrier
 
@@ -213,7 +214,9 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     watchers: tuple[Watcher, ...] = (policy,) if isinstance(policy, Watcher) else ()
     if model.max_in_flight is not None and model.max_in_flight.adaptive is not None:
         watchers = (*watchers, runtime.gradients_of(name, version, model.max_in_flight.adaptive))
-    return Pool(name, version, endpoints, policy, arm.served_as.model or name, arm.served_as.version, watchers)
+    rules = rules_of(arm.balance or model.balance, model.ejection, model.breaker)
+    served = arm.served_as
+    return Pool(name, version, endpoints, policy, served.model or name, served.version, watchers, rules, log_ejection)
 
 
 def _with_fallback(tail: ASGIApp, settings: Settings, name: str, runtime: Runtime) -> ASGIApp:

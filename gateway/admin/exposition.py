@@ -155,13 +155,21 @@ def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
     latency = GaugeMetricFamily(
         "gateway_endpoint_latency_seconds", "Average time to an endpoint's first byte.", labels=_ENDPOINT
     )
+    ejections = CounterMetricFamily(
+        "gateway_endpoint_ejections", "Times that an endpoint was left out because requests failed.", labels=_ENDPOINT
+    )
+    left_out = GaugeMetricFamily(
+        "gateway_endpoint_left_out", "1 while traffic keeps new work away from an endpoint.", labels=_ENDPOINT
+    )
     # By labels, so that an address that a pool lists twice is no duplicate series: a scrape with one fails whole.
     for labels, endpoint in {(e.model, e.version, e.url): e for e in endpoints}.items():
         health.add_metric(labels, {state.name.lower(): state is endpoint.health for state in Health})
         in_flight.add_metric(labels, endpoint.in_flight)
+        ejections.add_metric(labels, endpoint.ejections)
+        left_out.add_metric(labels, endpoint.traffic.startswith(("out", "busy")))
         if endpoint.latency:
             latency.add_metric(labels, endpoint.latency)
-    yield from (health, in_flight, latency)
+    yield from (health, in_flight, ejections, left_out, latency)
 
 
 def _inference(totals: Totals, endpoints: Iterable[EndpointView]) -> Iterator[Metric]:

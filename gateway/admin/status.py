@@ -32,6 +32,8 @@ class EndpointStatus(msgspec.Struct):
     weight: float
     inference: InferenceStatus | None = None  # None: nobody reads prompts
     engine: EngineView | None = None  # None: not asked, or silent
+    traffic: str = ""  # what traffic says: "" is well, else why it gets less work than it might or none
+    ejections: int = 0
 
 
 class VersionStatus(msgspec.Struct):
@@ -130,4 +132,14 @@ def _endpoint(view: EndpointView, prompts: PromptMeter | None) -> EndpointStatus
             prompts.token_seconds,
         )
     health = view.health.name.lower()
-    return EndpointStatus(view.url, health, view.in_flight, view.latency, view.weight, inference, view.engine)
+    return EndpointStatus(
+        view.url,
+        health,
+        view.in_flight,
+        view.latency,
+        view.weight,
+        inference,
+        view.engine,
+        view.traffic,
+        view.ejections,
+    )

@@ -32,6 +32,8 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     pending_tokens: int = 0  # of prompts sent there and not begun to be answered
     running_streams: int = 0  # past their first token
     engine: EngineView | None = None  # None: not asked, or silent for some seconds
+    traffic: str = ""  # why it gets no work though it may be up: "out 12 s", "busy 3 s", "on trial" …
+    ejections: int = 0  # how often its requests had it left out
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,6 +97,8 @@ def _rows(model: ModelStatus) -> list[list[object]]:
         counts: list[object] = [requests, failures]
         for each in version.endpoints:
             health = Text(each.health, _STYLES.get(each.health, ""))
+            if each.traffic:
+                health = Text(f"{each.health}, {each.traffic}", "yellow")
             latency = f"{each.latency * 1000:.1f} ms" if each.latency else "-"
             rows.append([name, each.url, health, each.in_flight, latency, *counts])
             name, counts = "", ["", ""]

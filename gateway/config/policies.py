@@ -24,6 +24,7 @@ from gateway.config.names import (
     check_replacement,
 )
 from gateway.config.shape import Strict, needed, setting
+from gateway.config.traffic import BreakerSettings, EjectionSettings
 from gateway.config.values import (
     Cause,
     Duration,
@@ -191,6 +192,15 @@ class BalanceSettings(Strict):
     )
     engine_metrics: EngineMetrics | None = setting(
         None, "Ask each endpoint's engine for its load, for the policies that read prompts; null: do not."
+    )
+    slow_start: Duration = setting(
+        "30s", "How long an endpoint that comes up has less than its share of the load, from a tenth of it; 0s: none."
+    )
+    panic: float = setting(
+        0.1,
+        "Share of a pool's endpoints; if fewer are open, but any, all that do not drain are asked.",
+        ge=0,
+        lt=1,
     )
 
 
@@ -470,6 +480,8 @@ class ModelDefaults(Strict):
     sticky: StickySettings | None = setting(None, "Keep a client on one endpoint; null: no.")
     balance: BalanceSettings = setting({}, "How an endpoint is chosen.")
     health: HealthSettings | None = setting(None, "Checks of each endpoint; null: none.")
+    ejection: EjectionSettings | None = setting({}, "Leave endpoints out that fail; null: never.")
+    breaker: BreakerSettings | None = setting({}, "Answer 503 at once while no endpoint answers; null: never.")
     timeouts: Timeouts = setting({}, "How long the model server may take.")
     upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
     upstream_auth: UpstreamAuth | None = setting(None, "The model server's own key; null: none is sent.")

@@ -43,6 +43,7 @@ from gateway.config.policies import (
     VersionSettings,
 )
 from gateway.config.shape import Strict, needed, setting
+from gateway.config.traffic import BreakerSettings, EjectionSettings
 from gateway.config.values import (
     Audience,
     Duration,
@@ -68,8 +69,10 @@ __all__ = [
     "AuthSettings",
     "Backoff",
     "BalanceSettings",
+    "BreakerSettings",
     "CertificateRule",
     "ClientCA",
+    "EjectionSettings",
     "EndpointSettings",
     "EngineMetrics",
     "ExternalAuth",

@@ -238,9 +238,9 @@ Audience = Annotated[
     list[Text], BeforeValidator(as_list), WithJsonSchema(_AUDIENCE_SCHEMA), Kind("text or list of text")
 ]
 Cause = Annotated[
-    Literal["unsent", "broken", "timeout", "429", "502", "503", "504"],
+    Literal["unsent", "broken", "timeout", "429", "500", "502", "503", "504"],
     BeforeValidator(str),
-    WithJsonSchema({"enum": ["unsent", "broken", "timeout", 429, 502, 503, 504]}),
+    WithJsonSchema({"enum": ["unsent", "broken", "timeout", 429, 500, 502, 503, 504]}),
 ]
 Status = Annotated[int, Field(ge=100, le=599), Kind("status")]
 FilePath = Annotated[Path, AfterValidator(anchor), Kind("path")]

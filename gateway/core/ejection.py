@@ -33,6 +33,7 @@ class Rules(NamedTuple):
     cut_longest: float = 30.0
     panic: float = 0.1  # share of open endpoints below which all are asked
     slow_start: float = 30.0
+    is_shy: bool = True  # others are preferred to one whose last answer was a failure
     is_keyed: bool = False  # the policy binds keys to endpoints: only those that are out move theirs
 
 

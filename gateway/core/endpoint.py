@@ -62,6 +62,11 @@ class Address(NamedTuple):
         return (host if is_default else f"{host}:{self.port}").encode("ascii")
 
 
+def identity(url: str) -> int:
+    """A number for an endpoint that a double can hold; never 0, which is nobody's."""
+    return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=6).digest(), "big") or 1
+
+
 class Row(NamedTuple):
     """The cells of the zone that an endpoint reads and writes, each but `changes` indexed by its slot."""
 
@@ -102,7 +107,7 @@ class Endpoint:
         self.peak = 0.0  # the same, jumping up to each worst case; 0.0: no sample yet
         self.rank = -inf  # what least_response_time compares; -inf: no sample yet
         self.work = Work(slot, row.work)
-        self.standing = traffic.Standing(int.from_bytes(digest[:6], "big") or 1, slot, row.standing)
+        self.standing = traffic.Standing(identity(url), slot, row.standing)
         self.credit = 0.0  # what round robin owes it
         self.picked_at = -inf  # when round robin last chose it
         self.multiplier = float(2**24 + (int.from_bytes(digest, "big") >> 12) * 2.0**-28)  # see pick/rendezvous.py

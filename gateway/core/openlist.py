@@ -105,7 +105,7 @@ class OpenList:
                 endpoint.work.prefixes.forget(endpoint)
             if standing.is_out and standing.is_cut and state in (Stand.OUT, Stand.TRYING):
                 cut.add(endpoint)
-            elif standing.is_out or not rules.is_keyed:
+            elif standing.is_out or (rules.is_shy and not rules.is_keyed):
                 kinds.setdefault(state, []).append(endpoint)
         left_out = [endpoint for kind in _LEFT_OUT for endpoint in sorted(kinds.get(kind, ()), key=_badness)]
         most = int(rules.share * len(endpoints))

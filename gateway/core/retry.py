@@ -20,7 +20,7 @@ from random import Random
 from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))  # RFC 9110, 9.2.2
-STATUSES = (429, 502, 503, 504)  # of answers that mean: not now, or not here
+STATUSES = (429, 500, 502, 503, 504)  # of answers that mean: not now, or not here
 MEMORY = 10.0  # seconds in which what requests have earned falls to 1/e; Finagle forgets it after ten
 
 UNSENT, BROKEN, TIMEOUT = "unsent", "broken", "timeout"

@@ -14,8 +14,15 @@ from gateway.core.outcome import Watcher
 from gateway.core.prompt import Prompt
 from gateway.core.split import Split
 from gateway.core.work import Stream
+from gateway.errors import GatewayError, StaleConnection, UpstreamInvalid, UpstreamTruncated, UpstreamUnwilling
 
 ENDPOINTS = 16_384  # that one machine's zone has cells for; a configuration with more is refused
+
+_BUSY = frozenset((429, 503))
+_TRUE_WORDS = frozenset((501, 505))  # about the request, not about whoever answers
+_NOBODY = frozenset((502, 503, 504))  # what stands before an endpoint says that it is not there
+# A connection that was closed just as it was used again; an answer that was judged when it came.
+_BLAMELESS = (StaleConnection, UpstreamUnwilling)
 
 Chain = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -74,21 +81,23 @@ class Pool:
             return None
         endpoint = self.policy.pick(candidates, key, now, rng)
         if endpoint.standing.is_unproven:
-            self.prove(endpoint, now)
+            self._prove(endpoint, now)
         return endpoint
 
-    def may_keep(self, endpoint: Endpoint, now: float) -> bool:
-        """A session that is at `endpoint` may stay there."""
+    def keep(self, endpoint: Endpoint, now: float) -> bool:
+        """May the next request of a session that is at `endpoint` be sent there now?"""
         if not endpoint.may_keep:
             return False
         self._open.candidates((), now)  # what is known of it is as new as that
         standing = endpoint.standing
-        return not standing.is_out or standing.is_spared or standing.is_unproven
+        if standing.is_unproven:
+            self._prove(endpoint, now)
+        return not standing.is_out or standing.is_spared or standing.is_trying
 
-    def prove(self, endpoint: Endpoint, now: float) -> None:
+    def _prove(self, endpoint: Endpoint, now: float) -> None:
         """A request is sent to one that is not trusted again yet: until it has ended, it is the only one."""
         rules = self.rules
-        if rules is not None and (endpoint.standing.is_out or not rules.is_keyed):
+        if rules is not None and (endpoint.standing.is_out or (rules.is_shy and not rules.is_keyed)):
             endpoint.standing.begin_trial(now)
 
     @property
@@ -98,8 +107,29 @@ class Pool:
 
     # --- what became of it ---
 
-    def fail(self, endpoint: Endpoint, now: float, *, is_gone: bool = False) -> None:
-        """An exchange at `endpoint` failed by its fault. `is_gone`: no answer of its own came."""
+    def judge(self, endpoint: Endpoint, status: int, asked: float, now: float) -> bool:
+        """An answer of 429 or above came, which asks for `asked` seconds of peace; -> whether it speaks well of the
+        endpoint, as all others do."""
+        if status in _BUSY and asked > 0.0:
+            if self.rules is not None:
+                endpoint.standing.busy(asked, now)
+            return False
+        if status >= 500 and status not in _TRUE_WORDS:
+            self._blame(endpoint, now, is_gone=status in _NOBODY)
+            return False
+        if status == 429 and endpoint.standing.is_trying:
+            endpoint.standing.abandon()
+        return status != 429
+
+    def fail(self, endpoint: Endpoint, error: GatewayError, now: float) -> None:
+        """There was no answer, or it broke off."""
+        if isinstance(error, _BLAMELESS) or error.owner != "upstream":
+            if endpoint.standing.is_trying:
+                endpoint.standing.abandon()
+        else:
+            self._blame(endpoint, now, is_gone=not isinstance(error, UpstreamTruncated | UpstreamInvalid))
+
+    def _blame(self, endpoint: Endpoint, now: float, *, is_gone: bool) -> None:
         if self._ejector is not None:
             for ejected in self._ejector.fail(endpoint, now, is_gone=is_gone):
                 if self.on_eject is not None:

@@ -12,7 +12,7 @@ What changes who may be picked is announced by `ring`; everything else costs a s
 
 from collections.abc import Callable, MutableSequence, Sequence
 from enum import IntEnum
-from math import exp, inf, log
+from math import ceil, exp, inf, log
 from typing import NamedTuple, Protocol
 
 TAU = 10.0  # seconds in which an error's cost falls to 1/e
@@ -266,6 +266,32 @@ class Standing:
 
     def __repr__(self) -> str:
         return f"<Standing {self.state.name.lower()} good={self.good} bad={self.bad} run={self.run}>"
+
+
+def look(owner: int, slot: int, rows: Sequence[Sequence[float]], now: float) -> Standing:
+    """What all `rows` say of an endpoint, for one who writes nothing."""
+    at = slot * WORDS
+    standing = Standing(owner, 0, Cells([0.0] * WORDS, [row[at : at + WORDS] for row in rows]))
+    standing.read(now)
+    return standing
+
+
+def say(standing: Standing, now: float) -> str:
+    """In words what keeps work away from it; "" if nothing does."""
+    if now < standing.busy_until:
+        return f"busy {ceil(standing.busy_until - now)} s"
+    if standing.state is Stand.OUT:
+        return f"out {ceil(standing.out_until - now)} s"
+    return _SAID[standing.state]
+
+
+_SAID = {
+    Stand.FINE: "",
+    Stand.UNPROVEN: "to be tried",
+    Stand.TRYING: "on trial",
+    Stand.SHUNNED: "after an error",
+    Stand.OUT: "out",
+}
 
 
 class Known(Protocol):

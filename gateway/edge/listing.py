@@ -1,6 +1,7 @@
 """The gateway's own answers on the public port: which models there are for this caller, and that it is alive."""
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 import msgspec
 from starlette.requests import Request
@@ -78,7 +79,7 @@ class Repository:
         index = []
         for route, versions in self.listing.shown(exchange):
             for version in versions:
-                is_ready = bool(route.pools[version].candidates())
+                is_ready = bool(route.pools[version].candidates((), monotonic()))
                 state = {"state": "READY"} if is_ready else {"state": "UNAVAILABLE", "reason": "no endpoint is up"}
                 if is_ready or not wanted.ready:
                     index.append({"name": route.name, "version": version, **state})
@@ -104,7 +105,7 @@ class ServerReady:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pools = (pool for route in self.current().routes.values() for pool in route.pools.values())
-        if not any(pool.candidates() for pool in pools):
+        if not any(pool.candidates((), monotonic()) for pool in pools):
             raise NoEndpoint("No model is ready.", headers=[(b"retry-after", b"1")])
         await _answer({"ready": True}, scope["exchange"])(scope, receive, send)
 

@@ -1,6 +1,7 @@
 """Which version, and so which pool, serves the request: the one the client named, its session's, or a share."""
 
 from random import Random
+from time import monotonic
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,18 +30,18 @@ class ChooseVersion:
             pool = route.pools.get(version)
             if pool is None:
                 raise VersionNotFound(f"The model {route.name!r} has no version {version[:200]!r}.")
-            if exchange.version is None and not pool.candidates():
+            if exchange.version is None and not pool.candidates((), monotonic()):
                 pool = self._elsewhere(route, exchange) or pool
             exchange.pool = pool
         await self.app(scope, receive, send)
 
     def _elsewhere(self, route: Route, exchange: Exchange) -> Pool | None:
         """An arm that is drained or down gives its share to the others that have one."""
-        allowed = exchange.allowed_versions
+        allowed, now = exchange.allowed_versions, monotonic()
         arms = [
             version
             for version in route.split.versions
-            if (allowed is None or version in allowed) and route.pools[version].candidates()
+            if (allowed is None or version in allowed) and route.pools[version].candidates((), now)
         ]
         version = route.split.choose(self.rng, arms) if arms else None
         return route.pools[version] if version is not None else None

@@ -7,6 +7,7 @@ It is written where the answer begins, when the endpoint is known.
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
+from time import monotonic
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -136,7 +137,7 @@ class Stick:
             allowed = exchange.allowed_versions
             if version not in self.arms or (allowed is not None and version not in allowed):
                 return
-            if not (endpoint is not None and endpoint.may_keep) and not self.pools[version].candidates():
+            if not (endpoint is not None and endpoint.may_keep) and not self.pools[version].candidates((), monotonic()):
                 return
             exchange.version = version
         if exchange.version == version:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
-from gateway.core.endpoint import Health
+from gateway.core.endpoint import Health, identity
 from gateway.core.metrics import Totals
+from gateway.core.standing import look, say
 from gateway.core.work import ENGINE_FRESH
 from gateway.edge.meters import merge
 from gateway.server.zone import CONNECTIONS, DRAINED, DRAINING, ENDING, LOADED, PID, STARTED, WORKER_COUNT
@@ -44,6 +45,7 @@ class View:
 
     def endpoints(self) -> Sequence[EndpointView]:
         alive = [worker for worker, row in enumerate(self.zone.workers) if row[PID]]  # a predecessor's too
+        standings, now = [self.zone.standing[worker] for worker in alive], time.monotonic()
         return [
             EndpointView(
                 model=model,
@@ -56,6 +58,8 @@ class View:
                 pending_tokens=sum(self.zone.pending[worker][slot] for worker in alive),
                 running_streams=sum(self.zone.running[worker][slot] for worker in alive),
                 engine=self._engine(slot),
+                traffic=say(standing := look(identity(url), slot, standings, now), now),
+                ejections=standing.times_out,
             )
             for model, version, url, weight in self._members()
             if (slot := self.controller.reloader.published.slots.get(url)) is not None

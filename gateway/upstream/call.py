@@ -124,13 +124,23 @@ class Call:
                 upload = means.loop.create_task(self._upload(connection))
                 reply = await connection.head(self.total)
             now = monotonic()
-            endpoint.observe(now - began, now)
+            is_good = reply.status < 429  # what says that the request was wrong is an answer like any other
+            asked = 0.0
+            if is_good:
+                endpoint.observe(now - began, now)
+                if endpoint.standing.is_trying:
+                    endpoint.standing.restore(now)
+            else:
+                asked = asked_pause(reply.fields.get(b"retry-after"), time())
+                assert exchange.pool is not None, "split comes first"
+                is_good = exchange.pool.judge(endpoint, reply.status, asked, now)
             if self.watch is not None:
-                asked = asked_pause(reply.fields.get(b"retry-after"), time()) if reply.status >= 400 else 0.0
                 self.watch.first_byte(reply.status, asked, now - began, now)
             if reply.status in means.refusals and self._is_refused(endpoint, reply):
                 raise UpstreamUnwilling
             await self._pass_on(connection, reply)
+            if is_good:
+                endpoint.standing.succeed(now)
         finally:
             exchange.on_leave = None
             if upload is not None:

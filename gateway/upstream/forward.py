@@ -1,13 +1,16 @@
 """The end of every route's chain: pick an endpoint, lease it, attempt (`call.py`), try another where that is safe."""
 
 import asyncio
+import logging
 from collections.abc import Callable
+from math import ceil, inf
 from random import Random
 from time import monotonic
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.ejection import Ejected
 from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.retry import cause_of
 from gateway.core.timeouts import GRPC, OURS, given
@@ -18,10 +21,16 @@ from gateway.upstream.gate import Gates, Hold
 from gateway.upstream.retrier import Retrier
 from gateway.upstream.watch import Watch
 
-_RETRY_AFTER = (b"retry-after", b"1")  # seconds; a health check or a restart is rarely faster
+_SOON = b"1"  # seconds; a health check or a restart is rarely faster
 _STALE_BOUND = 3  # stale connections in a row before the endpoint itself is doubted
 
+_log = logging.getLogger("gateway.upstream")
+
 KeyOf = Callable[[Scope, Exchange], bytes]
+
+
+def log_ejection(ejected: Ejected) -> None:
+    _log.warning("endpoint %s: left out for %g s: %s", ejected.endpoint.url, ejected.seconds, ejected.reason)
 
 
 class Forward:
@@ -73,6 +82,7 @@ class Forward:
                         await call.attempt(endpoint)
                 return
             except GatewayError as error:
+                pool.fail(endpoint, error, monotonic())
                 if not self._is_tried_again(call, endpoint, error):
                     raise
             if call.pause:  # nobody holds the endpoint, and a client that leaves cancels the task
@@ -80,15 +90,18 @@ class Forward:
 
     def pick(self, exchange: Exchange, key: Any, tried: list[Endpoint]) -> Endpoint:
         """The session's endpoint while it may be kept, else the policy's choice. Raises NoEndpoint."""
-        preferred = exchange.preferred
-        if preferred is not None and preferred not in tried and preferred.may_keep:
-            return preferred
         pool = exchange.pool
         assert pool is not None, "split comes first"
-        candidates = pool.candidates(tried)
-        if not candidates:
-            raise NoEndpoint(headers=[_RETRY_AFTER])
-        return pool.policy.pick(candidates, key, monotonic(), self.rng)
+        now = monotonic()
+        preferred = exchange.preferred
+        if preferred is not None and preferred not in tried and pool.keep(preferred, now):
+            return preferred
+        endpoint = pool.pick(key, now, self.rng, tried)
+        if endpoint is None:
+            reopens = pool.reopens
+            soon = b"%d" % ceil(max(reopens - now, 1.0)) if reopens < inf else _SOON
+            raise NoEndpoint(headers=[(b"retry-after", soon)])
+        return endpoint
 
     async def _gather(self, receive: Receive, body: bytes) -> tuple[bytes, bool]:
         """Read on, as long as what can be sent again is not larger than what is held for that; -> (body, is all)."""

@@ -137,7 +137,7 @@ class Gate:
         """Raises Full, NoEndpoint."""
         bounds, pool = self.bounds, call.exchange.pool
         held: list[Any] = []
-        if pool is None or not pool.candidates(call.tried):
+        if pool is None or not pool.candidates(call.tried, monotonic()):
             pick(call.exchange, key, call.tried)  # a session's endpoint, or NoEndpoint: nothing to wait for
         try:
             if bounds.principal:
@@ -169,6 +169,8 @@ class Gate:
             if self.leases.acquire(place, self.bounds.endpoint):
                 held.append(place)
                 return endpoint
+            if endpoint.standing.is_trying:  # and nothing is sent there
+                endpoint.standing.abandon()
             tried.append(endpoint)
 
     def _is_due(self, endpoint: Endpoint) -> bool:

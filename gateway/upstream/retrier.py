@@ -32,7 +32,7 @@ class Retrier:
         pool = exchange.pool
         call.tried.append(endpoint)
         call.failures += 1
-        is_other = pool is not None and bool(pool.candidates(call.tried))
+        is_other = pool is not None and bool(pool.candidates(call.tried, monotonic()))
         pause = rules.pause(call.failures, is_other, asked, self.rng)
         now = monotonic()
         if pause is None or now + pause >= call.total:

@@ -65,7 +65,7 @@ def test_status_describes_models_versions_and_endpoints(client: TestClient, gate
     assert versions["v1"]["statuses"] == {"200": 1, "503": 1}
     assert versions["v1"]["endpoints"][0] == {
         "url": "http://127.0.0.1:9001", "health": "up", "in_flight": 3, "latency": 0.0125, "weight": 1.0,
-        "inference": None, "engine": None,
+        "inference": None, "engine": None, "traffic": "", "ejections": 0,
     }  # fmt: skip
     assert len(versions["v1"]["duration"]) == len(status["bounds"]) + 1
     assert versions["v2"]["statuses"] == {}

@@ -12,6 +12,7 @@ from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.pick import POLICIES
 from gateway.core.snapshot import Pool
 from gateway.core.standing import WORDS, Cells
+from gateway.errors import ConnectFailed
 
 
 class Answer(NamedTuple):
@@ -100,17 +101,16 @@ class Traffic:
 
             def finish(now: float) -> None:
                 lease.__exit__(None, None, None)
-                if answer.retry_after:
-                    endpoint.standing.busy(answer.retry_after, now)
-                elif answer.status == 0 or answer.status >= 500:
+                if answer.status == 0:
+                    pool.fail(endpoint, ConnectFailed(), now)
+                elif answer.status < 429 or pool.judge(endpoint, answer.status, answer.retry_after, now):
+                    endpoint.observe(answer.seconds, now)
+                    endpoint.standing.succeed(now)
+                if answer.status == 0 or answer.status >= 500:
                     result.failures[endpoint.slot] += 1
-                    pool.fail(endpoint, now, is_gone=answer.status != 500)
                     tried.append(endpoint)
                     if len(tried) < attempts:
                         return send(pool, tried, now)
-                else:
-                    endpoint.observe(answer.seconds, now)
-                    endpoint.standing.succeed(now)
                 result.statuses[answer.status or 502] += 1
 
             at(now + answer.seconds, finish)

@@ -166,21 +166,21 @@ def test_when_all_are_busy_they_are_asked_all_the_same() -> None:
 def test_a_hash_keeps_its_keys_at_an_endpoint_that_failed_once() -> None:
     traffic = Traffic("consistent_hash", rules=Rules(is_keyed=True))
     pool = traffic.pools[0]
-    pool.fail(pool.endpoints[3], traffic.now)
+    pool.judge(pool.endpoints[3], 500, 0.0, traffic.now)
     assert len(pool.candidates((), traffic.now)) == 8
     for _ in range(4):
-        pool.fail(pool.endpoints[3], traffic.now)
+        pool.judge(pool.endpoints[3], 500, 0.0, traffic.now)
     assert len(pool.candidates((), traffic.now)) == 7
 
 
 def test_a_session_leaves_an_endpoint_that_is_out() -> None:
     traffic = Traffic()
     pool = traffic.pools[0]
-    assert pool.may_keep(pool.endpoints[3], traffic.now)
+    assert pool.keep(pool.endpoints[3], traffic.now)
     for _ in range(5):
-        pool.fail(pool.endpoints[3], traffic.now)
-    assert not pool.may_keep(pool.endpoints[3], traffic.now)
-    assert pool.may_keep(pool.endpoints[3], traffic.now + 31.0), "by then somebody must try"
+        pool.judge(pool.endpoints[3], 500, 0.0, traffic.now)
+    assert not pool.keep(pool.endpoints[3], traffic.now)
+    assert pool.keep(pool.endpoints[3], traffic.now + 31.0), "by then somebody must try"
 
 
 def test_few_are_left_so_all_are_asked() -> None:

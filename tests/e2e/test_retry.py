@@ -102,7 +102,8 @@ def upstreams(restarting: Restarting, dying: Restarting, slow: Slow) -> Iterator
 @pytest.fixture(scope="module")
 def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
     url = {name: upstream.url for name, upstream in upstreams.items()}
-    in_turn = {"auth": [], "balance": {"policy": "round_robin"}}
+    # Endpoints that fail stay where they are: it is retries that are looked at here.
+    in_turn = {"auth": [], "balance": {"policy": "round_robin"}, "ejection": None, "breaker": None}
     with ExitStack() as stack:
         gone = [f"http://127.0.0.1:{stack.enter_context(refused_port())}" for _ in range(3)]
         deaf = f"http://127.0.0.1:{stack.enter_context(deaf_port())}"

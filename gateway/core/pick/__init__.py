@@ -56,6 +56,8 @@ POLICIES: Mapping[str, Callable[..., Policy]] = {
     **PROMPTED,
 }
 
+KEYED = frozenset(("ip_hash", "consistent_hash"))  # bind keys to endpoints
+
 OPTIONS: Mapping[str, tuple[str, ...]] = {"consistent_hash": ("method", "bounded_load")}
 
 
