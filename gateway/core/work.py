@@ -1,7 +1,7 @@
 """What one endpoint has before it, counted in tokens and streams: the picture that policies for language models use.
 
 A gateway that passes streams on sees every first token, so it need not ask: a prompt is `pending` from the moment that
-it is sent until its first token comes, and `running` from then to its end. Each worker writes its own two cells of an
+it is sent until its first token comes, and `running` from then to its end. Each worker writes its own cells of an
 endpoint and adds up all; like counts of requests in flight, they belong to the endpoint and survive a reload.
 """
 
@@ -26,18 +26,20 @@ class EngineLoad(NamedTuple):
 
 ENGINE_FRESH = 3.0  # seconds: what an engine said is ignored when it is older; it is asked every second
 
-RECENT = 5.0
+RECENT = 5.0  # seconds: about as long as a stream runs, so that what it will meet is what was sent lately
 
 
 class Cells(NamedTuple):
     """The cells of the zone that `Work` reads and writes, each indexed by an endpoint's slot."""
 
-    pending: MutableSequence[int] | memoryview  # tokens, written by this worker alone, as the two below
+    pending: MutableSequence[int] | memoryview  # tokens, written by this worker alone, as the three below
     running: MutableSequence[int] | memoryview  # streams
     context: MutableSequence[int] | memoryview  # tokens
+    prefilled: MutableSequence[int] | memoryview  # tokens, ever
     others_pending: Sequence[Sequence[int]] = ()  # the other workers'
     others_running: Sequence[Sequence[int]] = ()
     others_context: Sequence[Sequence[int]] = ()
+    others_prefilled: Sequence[Sequence[int]] = ()
 
 
 class Work:
@@ -45,9 +47,9 @@ class Work:
     the others' as `load.Works` last summed them."""
 
     __slots__ = (
-        "_area", "_area_at", "_cells", "_slot", "a", "asked", "b", "context", "d", "e", "engine", "found",
-        "front", "front_since", "own_context", "own_pending", "own_running", "pending", "prefilled", "prefixes",
-        "recent", "recent_at", "running", "speed", "stretch", "waiting",
+        "_area", "_area_at", "_cells", "_recent_at", "_sent", "_slot", "a", "asked", "b", "context", "d", "e", "engine",
+        "found", "front", "front_since", "own_context", "own_pending", "own_prefilled", "own_running", "pending",
+        "prefilled", "prefixes", "recent", "running", "speed", "stretch", "waiting",
     )  # fmt: skip
 
     def __init__(self, slot: int, cells: Cells | None) -> None:
@@ -56,12 +58,14 @@ class Work:
         self.own_pending = 0
         self.own_running = 0
         self.own_context = 0
+        self.own_prefilled = cells.prefilled[slot] if cells is not None else 0  # goes on where a worker died
         self.pending = 0  # tokens of prompts without a first token yet
         self.running = 0  # streams past their first token
         self.context = 0  # tokens of these: their prompts, and half of what an output has on average
-        self.prefilled = 0  # tokens, ever: what passed between two moments is a difference
-        self.recent = 0.0  # tokens sent to be prefilled, each fading with RECENT
-        self.recent_at = 0.0
+        self.prefilled = self.own_prefilled  # tokens, ever: what passed between two moments is a difference
+        self.recent = 0.0  # tokens sent to be prefilled, each fading with RECENT; as of `fade`
+        self._recent_at = -inf
+        self._sent = 0  # all tokens that were sent to it when `fade` last looked
         self.waiting: dict[Stream, None] = {}  # this worker's streams before their first token, oldest first
         self.front = 0  # tokens of the first of them: what the endpoint is at now
         self.front_since = 0.0  # and since when
@@ -82,8 +86,6 @@ class Work:
         if not self.waiting:
             self.front, self.front_since = stream.tokens, now
         self.waiting[stream] = None
-        self.fade(now)
-        self.recent += stream.tokens
         self._add(stream.tokens, 0, 0)
         return stream
 
@@ -99,8 +101,13 @@ class Work:
         return self.pending - min((now - self.front_since) / self.a, self.front)
 
     def fade(self, now: float) -> None:
-        self.recent *= exp(min(self.recent_at - now, 0.0) / RECENT)
-        self.recent_at = max(now, self.recent_at)
+        """Bring `recent` up to date."""
+        sent = self.prefilled + self.pending
+        kept = exp(min(self._recent_at - now, 0.0) / RECENT)
+        if self._recent_at > -inf:
+            self.recent = self.recent * kept + max(sent - self._sent, 0)
+        self._recent_at = max(now, self._recent_at)
+        self._sent = sent
 
     def _leave(self, stream: "Stream", now: float) -> None:
         """It waits no longer."""
@@ -121,6 +128,7 @@ class Work:
             cells.pending[self._slot] = self.own_pending
             cells.running[self._slot] = self.own_running
             cells.context[self._slot] = self.own_context
+            cells.prefilled[self._slot] = self.own_prefilled
 
     def refresh(self) -> None:
         """Add up all workers' cells, exactly."""
@@ -128,12 +136,13 @@ class Work:
         if cells is not None:
             self.pending = self.own_pending + sum([tokens[slot] for tokens in cells.others_pending])
             self.running = self.own_running + sum([streams[slot] for streams in cells.others_running])
+            self.prefilled = self.own_prefilled + sum([tokens[slot] for tokens in cells.others_prefilled])
             self.context = self.own_context + sum([tokens[slot] for tokens in cells.others_context])
 
     @property
     def cells_read(self) -> int:
         """How many cells of other workers `refresh` reads."""
-        return 3 * len(self._cells.others_pending) if self._cells is not None else 0
+        return 4 * len(self._cells.others_pending) if self._cells is not None else 0
 
     def __repr__(self) -> str:
         return f"<Work pending={self.pending} running={self.running} context={self.context} {self.speed!r}>"
@@ -161,6 +170,7 @@ class Stream:
             return
         work = self.work
         work.prefilled += self.tokens
+        work.own_prefilled += self.tokens
         self._area = work.area(now)
         self._prefilled = work.prefilled
         self._first = now

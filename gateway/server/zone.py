@@ -45,13 +45,14 @@ _LATENCY = 4 * WORKERS * ENDPOINTS
 _PENDING = 8 * WORKERS * ENDPOINTS
 _RUNNING = 4 * WORKERS * ENDPOINTS
 _CONTEXT = 8 * WORKERS * ENDPOINTS
+_PREFILLED = 8 * WORKERS * ENDPOINTS
 _STANDING = 8 * WORDS * WORKERS * ENDPOINTS
 _ENGINES = 20 * ENDPOINTS
 _RINGS = 8 * (1 + RING) * WORKERS
-_WORK = _PENDING + _RUNNING + _CONTEXT + _ENGINES + _RINGS
+_WORK = _PENDING + _RUNNING + _CONTEXT + _PREFILLED + _ENGINES + _RINGS
 _FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _WORK + _STANDING
 _LEASES = size_of()
-_LAYOUT: Final = 7  # raised with every change of where things are
+_LAYOUT: Final = 8  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
 _BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
@@ -100,6 +101,8 @@ class Zone:
         self.running = [streams[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker
         contexts = cut(_CONTEXT).cast("q")
         self.context = [contexts[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, tokens
+        totals = cut(_PREFILLED).cast("q")
+        self.prefilled = [totals[i * ENDPOINTS : (i + 1) * ENDPOINTS] for i in range(WORKERS)]  # that worker, tokens
         words = cut(_STANDING).cast("d")  # that worker, see `core/standing.py`; outlive it: they are the endpoint's
         size_of_row = WORDS * ENDPOINTS
         self.standing = [words[i * size_of_row : (i + 1) * size_of_row] for i in range(WORKERS)]
@@ -144,9 +147,11 @@ class Zone:
             self.pending[worker],
             self.running[worker],
             self.context[worker],
+            self.prefilled[worker],
             [self.pending[i] for i in others],
             [self.running[i] for i in others],
             [self.context[i] for i in others],
+            [self.prefilled[i] for i in others],
         )
         counts = [self.in_flight[i] for i in others]
         words = Words(self._words(worker), [self._words(i) for i in others], self.doorbell(worker))

@@ -9,7 +9,7 @@ from gateway.core.work import Cells, Work
 
 def two_workers() -> tuple[Endpoint, Endpoint]:
     """One endpoint as two workers see it."""
-    mine, theirs = ([0], [0], [0]), ([0], [0], [0])
+    mine, theirs = ([0], [0], [0], [0]), ([0], [0], [0], [0])
     cells = [Cells(*each, *([other] for other in others)) for each, others in ((mine, theirs), (theirs, mine))]
     first, second = (Endpoint("http://server", 0, Row([1], [0], work=each)) for each in cells)
     return first, second

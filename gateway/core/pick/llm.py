@@ -1,17 +1,19 @@
 """The default for language models: where one more request costs everybody the fewest seconds.
 
-    ttft  = b + a (ahead + new)                 of this request, were it sent to this endpoint
+    ttft  = b + a ahead + a new s               of this request, were it sent to this endpoint
     tpot  = s (e + d (context + own))           of each of its tokens
     score = WAIT ttft + O tpot                  what it costs itself, for an output of O tokens
-          + others a new                        what its prefill costs those that are there before it
+          + others a new felt                   what its prefill costs those that are there before it
           + others O/2 s d own                  what its tokens cost them; on average they are half done
+          + error cost
 
 `ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
 the tokens that its steps read, `own` those of this request, `others` the requests in flight there. a, b, d, e are each
-endpoint's own, learned from what passed through it, and so is s, what the prefills of others make of a second of
-decoding; O is the route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to
-be like the others, and so is one that nothing was heard of for long: it is explored by few requests, as one that is
-late with its first token is not sent more.
+endpoint's own, learned from what passed through it, and so is s = 1/(1 - share of its time that prefills take): what
+these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. O is the
+route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to be like the others,
+and so is one that nothing was heard of for long: it is explored by few requests, as one that is late with its first
+token is not sent more.
 """
 
 from collections.abc import Sequence
@@ -22,10 +24,13 @@ from gateway.core.endpoint import Endpoint
 from gateway.core.pick.prompted import Prompted
 from gateway.core.prompt import Prompt
 from gateway.core.speed import fit
+from gateway.core.standing import error_cost
 from gateway.core.work import RECENT, Work
 
-# A second until the first token is felt more than one between tokens, which are read faster than they are spoken.
-WAIT: Final = 2.0
+# A second until the first token weighs as much as so many between tokens: the usual bounds are 2 s for the one, and
+# 60 ms for each of some 200 tokens, which are read while they come.
+WAIT: Final = 6.0
+FELT: Final = 0.25  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
 BUSIEST: Final = 0.9  # share of prefills in an endpoint's time, at most: it always has some left to decode
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
@@ -68,9 +73,11 @@ class Llm(Prompted):
                 else:
                     ahead -= work.front
                     late = max(since - a * work.front - work.b, 0.0)
+            stall = a * new
             scores.append(
-                WAIT * (work.b + late + a * (ahead + new))
-                + others * a * new
+                WAIT * (work.b + late + a * ahead + stall * work.stretch)
+                + error_cost(endpoint, now)
+                + others * stall * (stall / (stall + FELT))
                 + output * work.stretch * (work.e + work.d * (work.context + own + 0.5 * others * own))
             )
         return candidates[self._rotation.least(scores, rng)]

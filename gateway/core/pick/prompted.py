@@ -41,7 +41,8 @@ class Prompted:
     def begin(self, endpoint: Endpoint, prompt: Prompt, now: float) -> Stream:
         cached = self._prefixes.count(endpoint, prompt.chain) * BLOCK_TOKENS
         self._prefixes.add(endpoint, prompt.chain)
-        return endpoint.work.begin(prompt.tokens, cached, prompt.output or OUTPUT, now)
+        usual = int(endpoint.work.speed.output.mean_y) or OUTPUT
+        return endpoint.work.begin(prompt.tokens, cached, min(prompt.output or usual, usual), now)
 
     def _refresh(self, now: float) -> None:
         if now >= self._loads.due:
