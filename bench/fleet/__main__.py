@@ -43,8 +43,8 @@ def main() -> int:
                 continue
             print(report.table(SCENARIOS[name].title, found[name]) + "\n", flush=True)
             lines += [f"MISSED {line}" for line in report.missed(name, found[name])] if OURS in versions else []
-    conditions = {"speed": options.speed, "seconds": options.seconds, "seed": options.seed, "versions": versions}
-    known = report.remember(_RESULTS, conditions, found)
+    conditions = {"speed": options.speed, "seconds": options.seconds, "seed": options.seed}
+    known = report.remember(_RESULTS, conditions, versions, found)
     if options.chart and known and find_spec("matplotlib"):
         import_module("bench.fleet.chart").draw(_CHART, {name: known[name] for name in SCENARIOS if name in known})
     for line in lines:

@@ -73,12 +73,12 @@ def missed(scenario: str, found: Mapping[str, Figures]) -> list[str]:
 
 
 def remember(
-    path: Path, conditions: Mapping[str, Any], found: Mapping[str, Mapping[str, Figures]]
+    path: Path, conditions: Mapping[str, Any], versions: Mapping[str, str], found: Mapping[str, Mapping[str, Figures]]
 ) -> dict[str, dict[str, Figures]]:
     """Write what was found beside what was measured earlier under the same conditions -> all of it."""
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     scenarios: dict[str, Any] = before.get("scenarios", {}) if before.get("conditions") == conditions else {}
     scenarios |= {name: {peer: each._asdict() for peer, each in some.items()} for name, some in found.items()}
-    document = {"conditions": conditions, "scenarios": scenarios}
+    document = {"conditions": conditions, "versions": versions, "scenarios": scenarios}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return {name: {peer: Figures(**each) for peer, each in some.items()} for name, some in scenarios.items()}

@@ -88,6 +88,8 @@ class Informed:
 
     def began(self, request: object, endpoint: Endpoint, now: float) -> None:
         if isinstance(request, Inference):
+            if endpoint in request.streams:  # another attempt runs there: both are one prompt of its cache
+                self._end(request.streams.pop(endpoint), now)
             stream = request.streams[endpoint] = self.policy.begin(endpoint, request.prompt, now)
             if self.ledger is not None and request.prompt.chain:
                 self.ledger.tell(endpoint.slot, request.prompt.chain)
@@ -106,13 +108,19 @@ class Informed:
     def ended(self, request: object, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         if not isinstance(request, Inference):
             return
-        stream = request.streams.pop(endpoint)
+        stream = request.streams.pop(endpoint, None)
+        if stream is None:
+            return
         is_unseen = self.unseen.pop(stream, None) is not None or not request.is_streamed
         is_failed = outcome.error is not None or outcome.status >= 400
         generated = 0 if is_failed else request.generated()
         if not is_failed and not generated and not request.tail.is_stream:
             stream.first(request.head_at)
         stream.end(now, 0 if is_unseen else generated, is_failed=is_failed)
+
+    def _end(self, stream: Stream, now: float) -> None:
+        self.unseen.pop(stream, None)
+        stream.end(now, is_failed=True)
 
     def presume(self, now: float) -> None:
         """Those that should run by now, do."""

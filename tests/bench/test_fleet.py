@@ -80,9 +80,9 @@ def test_ours_is_to_be_the_best_or_as_good_and_speed_for_few_is_no_rival() -> No
 
 def test_what_was_measured_before_is_kept_if_it_was_measured_alike(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    report.remember(path, {"speed": 1.0}, {"a": {OURS: figure(1.0, 1.0)}})
-    assert list(report.remember(path, {"speed": 1.0}, {"b": {OURS: figure(0.9, 1.0)}})) == ["a", "b"]
-    assert list(report.remember(path, {"speed": 0.5}, {"b": {OURS: figure(0.9, 1.0)}})) == ["b"]
+    report.remember(path, {"speed": 1.0}, {}, {"a": {OURS: figure(1.0, 1.0)}})
+    assert list(report.remember(path, {"speed": 1.0}, {}, {"b": {OURS: figure(0.9, 1.0)}})) == ["a", "b"]
+    assert list(report.remember(path, {"speed": 0.5}, {}, {"b": {OURS: figure(0.9, 1.0)}})) == ["b"]
 
 
 def test_clients_see_first_tokens_ends_and_failures() -> None:

@@ -149,6 +149,16 @@ def test_two_attempts_at_one_time_are_two_streams_and_the_first_token_is_that_of
     assert play.picture() == [(0, 0), (0, 0)]
 
 
+def test_two_attempts_at_one_endpoint_leave_nothing_behind() -> None:
+    play = Play()
+    inference, endpoint = play.begin()
+    play.policy.began(inference, endpoint, 0.1)
+    assert endpoint.work.pending <= 256
+    play.policy.ended(inference, endpoint, ended(0, ClientLeft()), 0.2)
+    play.policy.ended(inference, endpoint, ended(), 0.3)
+    assert play.picture() == [(0, 0), (0, 0)]
+
+
 def test_what_has_no_prompt_is_picked_for_and_followed_without_one() -> None:
     play = Play()
     for request in (None, b""):
