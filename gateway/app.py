@@ -87,6 +87,8 @@ from gateway.edge.stick import Stick
 from gateway.edge.throttle import Throttle
 from gateway.edge.transform import Transform
 from gateway.runtime import Runtime
+from gateway.stores.keyfile import own_limit
+from gateway.stores.keys import OwnLimit
 from gateway.upstream.call import Means
 from gateway.upstream.forward import Forward, log_ejection
 from gateway.upstream.gate import Bounds, Gates
@@ -195,6 +197,7 @@ def granted_headers(settings: Settings) -> frozenset[bytes]:
     """Fields by which other services tell model servers who is calling; no client may set them, for any model."""
     services = (model.external for model in settings.models.values())
     names = {name for service in services if service is not None for name in service.accept}
+    names.update(settings.auth.identity_headers.values())
     if settings.auth.introspection is not None:
         names.update(settings.auth.introspection.claims_to_headers.values())
     return frozenset(name.encode() for name in names)
@@ -274,7 +277,8 @@ def _chain(
         app = PassCredential(app)
     if model.hide:
         app = Admitted(app, methods=model.methods)
-    app = Authorize(app, access=access_of(name, model), is_hidden=model.hide)
+    limited = partial(_limited, runtime=runtime) if "key" in model.auth else None
+    app = Authorize(app, access=access_of(name, model), is_hidden=model.hide, limited=limited)
     app = _authenticated(app, model, runtime)
     if model.pass_credentials:
         app = KeepCredential(app)
@@ -310,6 +314,16 @@ def retry_rules(retry: RetrySettings) -> RetryRules:
         base=retry.backoff.base,
         longest=retry.backoff.max,
     )
+
+
+def _limited(app: ASGIApp, limits: Sequence[OwnLimit], *, runtime: Runtime) -> ASGIApp:
+    """A key's own limits, which count over all models. They come before the model's."""
+    settings = [own_limit(limit) for limit in limits]
+    rated = [limit for limit in settings if limit.rate is not None]
+    if rated:
+        app = Throttle(app, limits=rated, model="", store=runtime.buckets)
+    crowding = [limit for limit in settings if limit.in_flight is not None]
+    return InFlight(app, limits=crowding, model="", leases=runtime.leases) if crowding else app
 
 
 def _authenticated(app: ASGIApp, model: ModelSettings, runtime: Runtime) -> ASGIApp:

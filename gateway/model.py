@@ -31,6 +31,8 @@ class Principal:
     grants: tuple[str, ...] | None = None
     claims: Mapping[str, Any] = field(default_factory=dict)
     headers: tuple[Header, ...] = ()  # identity to send upstream
+    limits: tuple[Any, ...] = ()  # a key's own, over all models: `stores.keys.OwnLimit`
+    methods: tuple[str, ...] = ()  # by which it may call; empty: all
 
     def may_call(self, model: str, version: str | None = None) -> bool:
         """True if a grant covers the model (version None: any version of it)."""

@@ -21,8 +21,9 @@ from gateway.config.document import read_document
 from gateway.config.problems import ConfigError
 from gateway.config.settings import AuthSettings
 from gateway.config.values import parse_duration
-from gateway.control.keys import KeyEditError, KeyRing, editing, find
+from gateway.control.keys import KeyEditError, KeyRing, Wish, editing, find
 from gateway.stores.keyfile import Key, KeyFileError, read
+from gateway.stores.keys import OwnLimit
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and withdraw API keys.")
 
@@ -42,6 +43,9 @@ class Imported(msgspec.Struct, forbid_unknown_fields=True):
     models: list[str]
     owner: str = ""
     expires: str | None = None
+    metadata: dict[str, str] = {}
+    limits: list[OwnLimit] = []
+    methods: list[str] = []
 
 
 @keys.command()
@@ -51,12 +55,22 @@ def create(
     models: Models,
     expires: Expires = None,
     owner: Annotated[str, typer.Option(help="Who answers for it, such as a team.")] = "",
+    limit: Annotated[list[str] | None, typer.Option(help="Requests it may make: 100/minute; over all models.")] = None,
+    token_limit: Annotated[list[str] | None, typer.Option(help="LLM tokens it may use: 50000/minute.")] = None,
+    in_flight: Annotated[int | None, typer.Option(help="Requests it may make at one time.", min=1)] = None,
+    method: Annotated[list[str] | None, typer.Option(help="By which it may call; all if none is named.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, for plugins and headers; repeat it.")] = None,
     file: File = None,
     config: Config = _CONFIG,
 ) -> None:
     """Make a key and print it, once: nothing that is kept can show it again."""
+    limits = [OwnLimit(rate=rate) for rate in limit or ()]
+    limits += [OwnLimit(rate=rate, unit="tokens") for rate in token_limit or ()]
+    limits += [OwnLimit(in_flight=in_flight)] if in_flight is not None else []
+    methods = [each.upper() for each in method or ()]
+    wish = Wish(name, models, owner, _seconds(expires), _pairs(metadata or []), limits, methods)
     with _reported(), editing(_key_file(file, config)) as ring:
-        key, secret = ring.create(name, models, owner=owner, lifetime=_seconds(expires))
+        key, secret = ring.create(wish)
     _tell(f"Key {key.id} for {key.name}, {_reach(key)}. It is shown this once:")
     typer.echo(secret)
 
@@ -137,7 +151,8 @@ def _import_line(ring: KeyRing, line: str, number: int) -> Key:
     try:
         entry = msgspec.json.decode(line, type=Imported)
         lifetime = None if entry.expires is None else parse_duration(entry.expires)
-        return ring.adopt(entry.name, entry.models, entry.key, owner=entry.owner, lifetime=lifetime)
+        more = (entry.metadata, entry.limits, [each.upper() for each in entry.methods])
+        return ring.adopt(Wish(entry.name, entry.models, entry.owner, lifetime, *more), entry.key)
     except (ValueError, KeyEditError) as error:  # neither says what the key is
         raise KeyEditError(f"line {number}: {error}") from error
 
@@ -187,6 +202,13 @@ def _seconds(duration: str | None) -> float | None:
         return None if duration is None else parse_duration(duration)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(name and separator for name, separator, _ in pairs):
+        raise typer.BadParameter("metadata is NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _reach(key: Key) -> str:

@@ -296,6 +296,11 @@ class AuthSettings(Strict):
     mtls: list[CertificateRule] = setting(
         [], "Whom client certificates prove; of several rules that fit, the first. [] takes all that are verified."
     )
+    identity_headers: dict[Text, IdentityField] = setting(
+        {},
+        "What a model server is told of who calls by key or password, each as this header: `id`, `name`, `kind`; of "
+        "keys also `owner` and what their metadata have.",
+    )
     failures: FailureSettings = setting({}, "How often an address may offer bad credentials.")
 
 

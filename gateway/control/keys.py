@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
 from gateway.stores.keyfile import PEPPER_VARIABLE, Key, KeyFile, KeyFileError, Previous, parse, read
-from gateway.stores.keys import FOREIGN_LENGTHS, PREFIX, KeyTable, Pepper, key_id, mint
+from gateway.stores.keys import FOREIGN_LENGTHS, PREFIX, KeyTable, OwnLimit, Pepper, key_id, mint
 
 LOCK_SECONDS = 10.0  # another command holds the lock for milliseconds
 
@@ -27,6 +28,19 @@ def load_keys(path: Path, environ: Mapping[str, str] = os.environ) -> KeyTable:
     return read(path, environ).table()
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a new key is to be."""
+
+    name: str
+    models: Sequence[str]
+    owner: str = ""
+    lifetime: float | None = None  # seconds
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: Sequence[OwnLimit] = ()
+    methods: Sequence[str] = ()
+
+
 class KeyRing:
     """The keys of one file, while a command has them. Every change is a method; `keys` is what will be written."""
 
@@ -37,29 +51,19 @@ class KeyRing:
         self._names = {key.name: key.id for key in self.keys if key.revoked is None}
         self._taken = {unique: key.id for key in self.keys for unique in (key.id, key.hash)}
 
-    def create(
-        self,
-        name: str,
-        models: Sequence[str],
-        *,
-        owner: str = "",
-        lifetime: float | None = None,
-    ) -> tuple[Key, str]:
-        """A new key -> (its entry, itself). `lifetime` is in seconds. Raises KeyEditError."""
+    def create(self, wish: Wish) -> tuple[Key, str]:
+        """A new key -> (its entry, itself). Raises KeyEditError."""
         identity, secret = mint()
-        key = self._enter(identity, name, secret, models, owner=owner, expires=self._after(lifetime))
-        return key, secret
+        return self._enter(identity, secret, wish), secret
 
-    def adopt(
-        self, name: str, models: Sequence[str], secret: str, *, owner: str = "", lifetime: float | None = None
-    ) -> Key:
+    def adopt(self, wish: Wish, secret: str) -> Key:
         """Accept a key that was issued elsewhere. One of our own form keeps its id. Raises KeyEditError."""
         presented = secret.encode()
         identity = key_id(presented)
         if identity is None:
             _refuse_foreign(presented)
             identity = mint()[0]
-        return self._enter(identity, name, secret, models, owner=owner, expires=self._after(lifetime))
+        return self._enter(identity, secret, wish)
 
     def rotate(self, who: str, grace: float) -> tuple[Key, str]:
         """A new secret for the same key; what it was is accepted for `grace` seconds more. Raises KeyEditError."""
@@ -89,17 +93,8 @@ class KeyRing:
             raise KeyEditError(f"{who} is revoked already")
         return self.keys.index(key)
 
-    def _enter(
-        self,
-        identity: str,
-        name: str,
-        secret: str,
-        models: Sequence[str],
-        *,
-        owner: str,
-        expires: datetime | None,
-    ) -> Key:
-        digest = self._hash(secret)
+    def _enter(self, identity: str, secret: str, wish: Wish) -> Key:
+        digest, name = self._hash(secret), wish.name
         if name in self._names:
             raise KeyEditError(f"{self._names[name]} has the name {name!r} already")
         if other := self._taken.get(identity) or self._taken.get(digest):
@@ -108,10 +103,13 @@ class KeyRing:
             id=identity,
             name=name,
             hash=digest,
-            models=tuple(models),
+            models=tuple(wish.models),
             created=self.now,
-            owner=owner,
-            expires=expires,
+            owner=wish.owner,
+            expires=None if wish.lifetime is None else self.now + timedelta(seconds=wish.lifetime),
+            metadata=dict(wish.metadata),
+            limits=tuple(wish.limits),
+            methods=tuple(wish.methods),
         )
         self.keys.append(key)
         self._names[name] = self._taken[identity] = self._taken[digest] = identity
@@ -119,9 +117,6 @@ class KeyRing:
 
     def _hash(self, secret: str) -> str:
         return self.file.pepper.digest(secret.encode()).hex()
-
-    def _after(self, lifetime: float | None) -> datetime | None:
-        return None if lifetime is None else self.now + timedelta(seconds=lifetime)
 
 
 def find(keys: Sequence[Key], who: str) -> Key:

@@ -67,6 +67,12 @@ def without(headers: list[Header], gone: frozenset[bytes]) -> list[Header]:
     return headers.copy()
 
 
+def field_text(text: object) -> bytes | None:
+    """A text as a field's value, in UTF-8; None for what cannot be one without becoming another."""
+    is_plain = isinstance(text, str) and text and text.isprintable() and text == text.strip()
+    return text.encode() if is_plain and isinstance(text, str) else None
+
+
 def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
     """The fields that values of Connection name (RFC 9110, 7.6.1), without those that it may not strip."""
     tokens = {token.strip().lower() for value in connection for token in value.split(b",")}

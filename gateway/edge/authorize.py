@@ -1,5 +1,6 @@
 """May the principal call this model, and which versions of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,17 +12,24 @@ from gateway.model import Exchange, Principal
 _REMEMBERED = 2000  # decisions per model, one for each set of grants; beyond it all are forgotten and made anew
 
 
+Limited = Callable[[ASGIApp, tuple[Any, ...]], ASGIApp]
+
+
 class Authorize:
     """Refuses with 403, or sets `exchange.allowed_versions` where the caller may use some versions only."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, is_hidden: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, is_hidden: bool = False, limited: Limited | None = None
+    ) -> None:
         """`access` names the model by its own name: an alias grants nothing. Of a model that `is_hidden`, a version
-        that may not be called does not exist."""
+        that may not be called does not exist. `limited` makes the layers of a key's own limits around those behind."""
         self.app = app
         self._access = access
         self._versions = access.versions
         self._is_ruled = bool(access.rules)
         self._is_hidden = is_hidden
+        self._limited = limited
+        self._apps: dict[tuple[Any, ...], ASGIApp] = {}  # by a key's own limits
         # By the grants themselves and not by who has them: the same subject may come with another token tomorrow.
         # Where claims count, by the principal, which is kept with its decision so that its id stays its own.
         self._decided: dict[Any, tuple[tuple[str, ...], Principal]] = {}
@@ -43,7 +51,20 @@ class Authorize:
                 raise Forbidden if is_there else VersionNotFound
             if allowed is not self._versions:
                 exchange.allowed_versions = allowed
-        await self.app(scope, receive, send)
+        if principal.methods and scope["method"] not in principal.methods:
+            raise Forbidden
+        if principal.limits:
+            await self._app_for(principal.limits)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _app_for(self, limits: tuple[Any, ...]) -> ASGIApp:
+        app = self._apps.get(limits)
+        if app is None:
+            if len(self._apps) >= _REMEMBERED:
+                self._apps.clear()
+            app = self._apps[limits] = self._limited(self.app, limits) if self._limited is not None else self.app
+        return app
 
     def _decide(self, key: Any, principal: Principal, scope: Scope) -> tuple[str, ...]:
         allowed = self._access.versions_for(principal, scope.get("method"))

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, NoReturn
 
 from gateway.core.access import scopes_of, texts_of
+from gateway.core.headers import field_text
 from gateway.errors import Unauthenticated
 from gateway.model import Header, Principal
 
@@ -113,15 +114,10 @@ def header_value(claim: Any) -> bytes | None:
     `"root\\r"`, `" root"` and `["a,b"]` are not repaired: what is left out grants nothing, what is repaired might.
     """
     if isinstance(claim, list):
-        items = [_text_value(item) for item in claim if "," not in str(item)]
+        items = [field_text(item) for item in claim if "," not in str(item)]
         texts = [item for item in items if item is not None]
         return b",".join(texts) if texts and len(texts) == len(claim) else None
-    return json.dumps(claim).encode() if isinstance(claim, (bool, int, float)) else _text_value(claim)
-
-
-def _text_value(claim: Any) -> bytes | None:
-    is_plain = isinstance(claim, str) and claim and claim.isprintable() and claim == claim.strip()
-    return claim.encode() if is_plain else None
+    return json.dumps(claim).encode() if isinstance(claim, (bool, int, float)) else field_text(claim)
 
 
 def refusal(reason: str) -> Unauthenticated:

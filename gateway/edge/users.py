@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
 
+from gateway.core.headers import field_text
 from gateway.errors import Overloaded, Unauthenticated
 from gateway.model import Principal
 from gateway.stores.htpasswd import LONGEST_PASSWORD, decoys, is_password
@@ -33,8 +34,16 @@ _NICE = 10
 class Users:
     """The users of one worker; `adopt` gives it the file's."""
 
-    def __init__(self, hashes: Mapping[str, str] | None = None, *, remembered: int = 10_000) -> None:
-        """`remembered` bounds the right passwords kept; beyond it the one not seen for longest is looked at again."""
+    def __init__(
+        self,
+        hashes: Mapping[str, str] | None = None,
+        *,
+        told: Mapping[str, str] | None = None,
+        remembered: int = 10_000,
+    ) -> None:
+        """`told`: what the model server is told, and in which header: `id`, `name`, `kind`. `remembered` bounds the
+        right passwords kept; beyond it the one not seen for longest is looked at again."""
+        self.told = dict(told or {})
         self._remembered = remembered
         self._key = secrets.token_bytes(32)
         self._hashes: Mapping[str, str] = {}
@@ -87,10 +96,16 @@ class Users:
             if len(self._wrong) > _WRONG_REMEMBERED:
                 self._wrong.popitem(last=False)
             raise _refusal("wrong")
-        principal = self._right[digest] = Principal(f"htpasswd|{name}", name, "basic")
+        principal = self._right[digest] = self._principal(name)
         if len(self._right) > self._remembered:
             self._right.popitem(last=False)
         return principal
+
+    def _principal(self, name: str) -> Principal:
+        facts = {"id": f"htpasswd|{name}", "name": name, "kind": "basic"}
+        told = ((field.encode(), field_text(facts.get(what))) for what, field in self.told.items())
+        headers = tuple((field, value) for field, value in told if value is not None)
+        return Principal(facts["id"], name, "basic", None, {}, headers)
 
     def _done(self, digest: bytes, address: str) -> None:
         self._running.pop(digest, None)

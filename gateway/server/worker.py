@@ -164,16 +164,18 @@ class Worker:
     def _prepare(self, published: Published, settings: Settings) -> KeyTable:
         """What chains are compiled with -> the table of keys to use with them."""
         runtime = self.runtime
-        if published.keys != self.published.keys or runtime.keys.table is EMPTY:
-            keys = KeyTable.from_wire(published.keys) if published.keys else EMPTY
+        told = settings.auth.identity_headers
+        is_told_anew = told != self.settings.auth.identity_headers
+        if published.keys != self.published.keys or runtime.keys.table is EMPTY or is_told_anew:
+            keys = KeyTable.from_wire(published.keys, told) if published.keys else EMPTY
         else:
             keys = runtime.keys.table
         if runtime.tokens is None or settings.auth.jwt != self.settings.auth.jwt:
             runtime.tokens = Tokens(settings.auth.jwt) if settings.auth.jwt else None
         if settings.auth.htpasswd is None:
             runtime.users = None
-        elif runtime.users is None:
-            runtime.users = Users()
+        elif runtime.users is None or is_told_anew:
+            runtime.users = Users(told=told)
         if runtime.failures is None or settings.auth.failures != self.settings.auth.failures:
             failures = settings.auth.failures
             runtime.failures = Failures(failures, runtime.buckets) if failures.rate is not None else None

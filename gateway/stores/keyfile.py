@@ -15,14 +15,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import yaml
+from pydantic import ValidationError
 
-from gateway.stores.keys import KeyTable, Pepper, Row
+from gateway.config.settings import LimitSettings
+from gateway.stores.keys import KeyTable, OwnLimit, Pepper, Row
 
 PEPPER_VARIABLE = "GATEWAY_KEYS_PEPPER"
 _MOST_PROBLEMS = 20  # reported at once
@@ -36,6 +39,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+Method = Annotated[str, msgspec.Meta(pattern="^[A-Z]{1,32}$")]
 Globs = Annotated[tuple[Glob, ...], msgspec.Meta(min_length=1)]
 
 
@@ -59,6 +63,8 @@ class Key(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_onl
     revoked: Time | None = None
     previous: tuple[Previous, ...] = ()
     metadata: dict[str, str] = {}
+    limits: tuple[OwnLimit, ...] = ()
+    methods: tuple[Method, ...] = ()  # by which it may call; empty: all
 
     def state(self, now: float) -> str:
         """active | rotating | expired | revoked. `now` is seconds since the epoch."""
@@ -75,10 +81,11 @@ class Key(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_onl
         until = self.expires.timestamp() if self.expires is not None else inf
         grants = None if "*" in self.models else self.models
         claims = {**self.metadata, "owner": self.owner} if self.owner else self.metadata
-        yield Row(bytes.fromhex(self.hash), until, self.id, self.name, grants, claims)
+        more = (claims, self.limits, self.methods)
+        yield Row(bytes.fromhex(self.hash), until, self.id, self.name, grants, *more)
         for old in self.previous:
             earlier = min(until, old.until.timestamp())
-            yield Row(bytes.fromhex(old.hash), earlier, self.id, self.name, grants, claims)
+            yield Row(bytes.fromhex(old.hash), earlier, self.id, self.name, grants, *more)
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -253,9 +260,21 @@ def _refuse_oddities(key: Key, number: int, seen: dict[str, int]) -> None:
     texts = (key.name, key.owner, *key.models, *key.metadata, *key.metadata.values())
     if not "".join(texts).isprintable():
         raise ValueError("has characters that cannot be printed")
+    for limit in key.limits:
+        own_limit(limit)
     for unique in (key.id, key.hash, *(old.hash for old in key.previous)):
         if seen.setdefault(unique, number) != number:
             raise ValueError(f"has the id or the hash of the key in line {seen[unique]}")
+
+
+@lru_cache(maxsize=1024)  # of 100,000 keys, most have the same few
+def own_limit(limit: OwnLimit) -> LimitSettings:
+    """As a model's limits are written. Raises ValueError."""
+    try:
+        return LimitSettings.model_validate(msgspec.to_builtins(limit))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ValueError(f"limits: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def read(path: Path, environ: Mapping[str, str]) -> KeyFile:

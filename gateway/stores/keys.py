@@ -12,12 +12,14 @@ Keys that were issued elsewhere can be imported. They have any form that is not 
 
 import secrets
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from hmac import compare_digest
+from typing import Literal
 
 import msgspec
 
+from gateway.core.headers import field_text
 from gateway.model import Principal
 
 PREFIX = b"gw_"
@@ -97,6 +99,15 @@ class Pepper:
         return f"<Pepper {self.check}>"
 
 
+class OwnLimit(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True, gc=False):
+    """A limit of one key over all models, as `limits` of a model has them."""
+
+    rate: str | None = None
+    burst: int | None = None
+    unit: Literal["requests", "tokens"] = "requests"
+    in_flight: int | None = None
+
+
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One digest that is accepted. A key that is being rotated has two."""
 
@@ -106,6 +117,8 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     name: str
     grants: tuple[str, ...] | None
     claims: dict[str, str]  # owner and metadata, for plugins and headers
+    limits: tuple[OwnLimit, ...] = ()
+    methods: tuple[str, ...] = ()
 
 
 class _Wire(msgspec.Struct, array_like=True):
@@ -120,10 +133,13 @@ _decode = msgspec.msgpack.Decoder(_Wire).decode
 class KeyTable:
     """Every key that is accepted. Immutable; a change is a new table."""
 
-    __slots__ = ("_entries", "_mac", "_pepper", "_rows")
+    __slots__ = ("_entries", "_mac", "_pepper", "_rows", "_told")
 
-    def __init__(self, pepper: Pepper, rows: Iterable[Row]) -> None:
+    def __init__(self, pepper: Pepper, rows: Iterable[Row], told: Mapping[str, str] | None = None) -> None:
+        """`told`: what the model server is told of a key, and in which header: `id`, `name`, `kind`, or a name among
+        its claims."""
         self._pepper = pepper
+        self._told = tuple((what, field.encode()) for what, field in (told or {}).items())
         self._mac = blake2b(key=pepper.key, digest_size=32)
         self._rows = {row.digest[:_INDEX]: row for row in rows}
         # Principals are made when first asked for, since most of 100,000 keys are silent; at most one for each row.
@@ -153,7 +169,9 @@ class KeyTable:
         row = self._rows.get(index)
         if row is None:
             return None
-        principal = Principal(id=row.id, name=row.name, kind="key", grants=row.grants, claims=row.claims)
+        facts = {**row.claims, "id": row.id, "name": row.name, "kind": "key"}
+        told = tuple((field, value) for what, field in self._told if (value := field_text(facts.get(what))) is not None)
+        principal = Principal(row.id, row.name, "key", row.grants, row.claims, told, row.limits, row.methods)
         entry = self._entries[index] = (row.digest, principal, row.until)
         return entry
 
@@ -162,10 +180,10 @@ class KeyTable:
         return _encode(_Wire(self._pepper.key, list(self._rows.values())))
 
     @classmethod
-    def from_wire(cls, wire: bytes) -> "KeyTable":
-        """Raises ValueError (`msgspec.DecodeError`) for what `to_wire` did not write."""
+    def from_wire(cls, wire: bytes, told: Mapping[str, str] | None = None) -> "KeyTable":
+        """`told` as for the class. Raises ValueError (`msgspec.DecodeError`) for what `to_wire` did not write."""
         decoded = _decode(wire)
-        return cls(Pepper(decoded.pepper), decoded.rows)
+        return cls(Pepper(decoded.pepper), decoded.rows, told)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -173,3 +173,56 @@ def test_a_broken_key_file_is_reported_by_line() -> None:
     path.write_text(path.read_text() + "- broken\n")
     for command in (["list"], ["show", "alice"], ["revoke", "alice"], ["create", "--name", "b", "--models", "*"]):
         assert "keys.yaml:7: " in run(*command, code=1).stderr
+
+
+def test_a_key_may_have_limits_methods_and_metadata_of_its_own() -> None:
+    more = [
+        "--limit",
+        "100/minute",
+        "--token-limit",
+        "9/hour",
+        "--in-flight",
+        "2",
+        "--method",
+        "get",
+        "--metadata",
+        "a=b=c",
+    ]
+    secret = create("alice", *more)
+    found = load_keys(Path("keys.yaml")).find(secret.encode(), time.time())
+    assert found is not None
+    assert (found.methods, dict(found.claims)) == (("GET",), {"a": "b=c"})
+    assert [(each.rate, each.unit, each.in_flight) for each in found.limits] == [
+        ("100/minute", "requests", None), ("9/hour", "tokens", None), (None, "requests", 2),
+    ]  # fmt: skip
+    shown = json.loads(run("show", "alice").stdout)
+    assert shown["limits"] == [{"rate": "100/minute"}, {"rate": "9/hour", "unit": "tokens"}, {"in_flight": 2}]
+    rotated = run("rotate", "alice").stdout.strip()
+    again = load_keys(Path("keys.yaml")).find(rotated.encode(), time.time())
+    assert again is not None
+    assert (again.limits, again.methods) == (found.limits, found.methods)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [(["--limit", "many"], 1), (["--in-flight", "0"], 2), (["--metadata", "a"], 2), (["--method", "GE T"], 1)],
+)
+def test_what_is_no_limit_method_or_metadata_is_refused_and_changes_nothing(
+    more: list[str], code: int, folder: Path
+) -> None:
+    run("create", "--name", "alice", "--models", "iris", *more, code=code)
+    assert not (folder / "keys.yaml").exists()
+
+
+def test_import_takes_limits_too() -> None:
+    line = {
+        "name": "a",
+        "key": "sk-" + "x" * 40,
+        "models": ["*"],
+        "limits": [{"rate": "5/second"}],
+        "methods": ["post"],
+    }
+    run("import", stdin=json.dumps(line))
+    found = load_keys(Path("keys.yaml")).find(line["key"].encode(), time.time())  # type: ignore[attr-defined]
+    assert found is not None
+    assert (found.limits[0].rate, found.methods) == ("5/second", ("POST",))

@@ -99,12 +99,12 @@ while True:
     recorder.flush()
 """,
     "keys": """
-from gateway.control.keys import editing
+from gateway.control.keys import Wish, editing
 number = 0
 while True:
     number += 1
     with editing(folder / "keys.yaml", {}) as ring:
-        ring.create(f"{os.getpid()}-{number}", ["*"])
+        ring.create(Wish(f"{os.getpid()}-{number}", ["*"]))
         print(len(ring.keys), flush=True)
 """,
 }

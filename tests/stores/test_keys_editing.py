@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control import keys as editor
-from gateway.control.keys import KeyEditError, KeyRing, editing, find, load_keys
+from gateway.control.keys import KeyEditError, KeyRing, Wish, editing, find, load_keys
 from gateway.stores.keyfile import KeyFile, KeyFileError, read
 from gateway.stores.keys import Pepper, mint
 
@@ -30,7 +30,7 @@ def edit(path: Path, now: float = NOW, environ: dict[str, str] | None = None):
 
 def make(path: Path, name: str = "alice", **fields: object) -> str:
     with edit(path) as ring:
-        return ring.create(name, ["iris"], **fields)[1]  # type: ignore[arg-type]
+        return ring.create(Wish(name, ["iris"], **fields))[1]  # type: ignore[arg-type]
 
 
 def found(path: Path, secret: str, now: float = NOW) -> str | None:
@@ -121,8 +121,8 @@ def test_an_expired_key_is_not_rotated_back_to_life(path: Path) -> None:
 def test_a_foreign_key_is_accepted_and_one_of_ours_keeps_its_id(path: Path) -> None:
     identity, ours = mint()
     with edit(path) as ring:
-        ring.adopt("bob", ["*"], "sk-0123456789abcdefghij", lifetime=DAY)
-        ring.adopt("carol", ["*"], ours)
+        ring.adopt(Wish("bob", ["*"], lifetime=DAY), "sk-0123456789abcdefghij")
+        ring.adopt(Wish("carol", ["*"]), ours)
     assert found(path, "sk-0123456789abcdefghij") == "bob"
     assert found(path, "sk-0123456789abcdefghij", NOW + DAY) is None
     assert found(path, ours) == "carol"
@@ -142,7 +142,7 @@ def test_a_foreign_key_is_accepted_and_one_of_ours_keeps_its_id(path: Path) -> N
 )
 def test_what_could_never_be_presented_is_not_imported(path: Path, secret: str, said: str) -> None:
     with pytest.raises(KeyEditError, match=said), edit(path) as ring:
-        ring.adopt("bob", ["*"], secret)
+        ring.adopt(Wish("bob", ["*"]), secret)
     assert not path.exists()
 
 
@@ -152,7 +152,7 @@ def test_names_are_unique_among_keys_that_are_not_revoked(path: Path) -> None:
         make(path)
     with edit(path) as ring:
         ring.revoke("alice")
-        ring.create("alice", ["iris"])
+        ring.create(Wish("alice", ["iris"]))
     assert [key.state(NOW) for key in read(path, {}).keys] == ["revoked", "active"]
 
 
@@ -160,7 +160,7 @@ def test_a_key_is_meant_by_its_id_or_by_a_name_that_says_which(path: Path) -> No
     make(path)
     with edit(path) as ring:
         revoked = ring.revoke("alice")
-        active = ring.create("alice", ["iris"])[0]
+        active = ring.create(Wish("alice", ["iris"]))[0]
     keys = read(path, {}).keys
     assert find(keys, "alice") == active
     assert find(keys, revoked.id) == revoked
@@ -175,7 +175,7 @@ def test_nothing_is_written_that_would_not_load(path: Path, models: list[str]) -
     make(path)
     before = path.read_bytes()
     with pytest.raises(KeyEditError, match=r"^(Expected|has characters)"), edit(path) as ring:
-        ring.create("bob", models)
+        ring.create(Wish("bob", models))
     assert path.read_bytes() == before
 
 
@@ -232,7 +232,7 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
 def test_the_pepper_of_the_environment_is_not_written_down(path: Path) -> None:
     environ = {"GATEWAY_KEYS_PEPPER": "a pepper that nobody writes down"}
     with edit(path, environ=environ) as ring:
-        secret = ring.create("alice", ["iris"])[1]
+        secret = ring.create(Wish("alice", ["iris"]))[1]
     assert "\npepper:" not in path.read_text()
     assert load_keys(path, environ).find(secret.encode(), NOW) is not None
     with pytest.raises(KeyFileError, match="needs `pepper`"):
@@ -278,6 +278,6 @@ def test_ten_thousand_keys_are_imported_in_a_moment(path: Path) -> None:
     ring = KeyRing(KeyFile(Pepper.of_text("x" * 16), "x" * 16), datetime.fromtimestamp(NOW, UTC))
     started = os.times().user
     for number in range(10_000):
-        ring.adopt(f"user {number}", ["*"], f"sk-{number:020d}")
+        ring.adopt(Wish(f"user {number}", ["*"]), f"sk-{number:020d}")
     assert os.times().user - started < 5
     assert len(ring.keys) == 10_000

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.stores.keyfile import Key, KeyFile, KeyFileError, Previous, parse, read
-from gateway.stores.keys import Pepper
+from gateway.stores.keys import KeyTable, OwnLimit, Pepper, mint
 
 TEXT = "pepper of these tests"
 PEPPER = Pepper.of_text(TEXT)
@@ -95,6 +96,11 @@ def test_a_file_without_keys_has_none(text: str) -> None:
         (BLOCK.replace("alice", "!!python/name:os.system"), 4, "could not determine a constructor"),
         (LINE.replace('"alice"', '"al\\u0007ice"'), 4, "cannot be printed"),
         (LINE.replace('"iris"', '"ir\\u2028is"'), 4, "cannot be printed"),
+        (LINE[:-1] + ', "limits": [{"rate": "many"}]}', 4, "'many' is not a rate"),
+        (LINE[:-1] + ', "limits": [{"rate": "1/minute", "in_flight": 1}]}', 4, "either a `rate` or `in_flight`"),
+        (LINE[:-1] + ', "limits": [{}]}', 4, "either a `rate` or `in_flight`"),
+        (LINE[:-1] + ', "limits": [{"per": "ip", "rate": "1/minute"}]}', 4, "unknown field `per`"),
+        (LINE[:-1] + ', "methods": ["get"]}', 4, "matching regex"),
     ],
 )  # fmt: skip
 def test_a_broken_key_is_reported_with_its_line(broken: str, line: int, said: str) -> None:
@@ -186,6 +192,9 @@ moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.
 )
 
 
+LIMITS = [OwnLimit(rate="100/minute", burst=20), OwnLimit(rate="5/hour", unit="tokens"), OwnLimit(in_flight=3)]
+
+
 @st.composite
 def key_files(draw: st.DrawFn) -> KeyFile:
     names = draw(st.lists(printable, max_size=5))
@@ -202,6 +211,8 @@ def key_files(draw: st.DrawFn) -> KeyFile:
             revoked=draw(st.none() | moments),
             previous=tuple(Previous(f"{number:064x}", draw(moments)) for _ in range(draw(st.integers(0, 1)))),
             metadata=draw(st.dictionaries(printable, printable, max_size=2)),
+            limits=tuple(draw(st.lists(st.sampled_from(LIMITS), max_size=2))),
+            methods=tuple(draw(st.lists(st.sampled_from(["GET", "POST"]), max_size=2))),
         )
         for number, name in enumerate(names)
     ]
@@ -239,3 +250,34 @@ def outcome(text: str) -> str:
 def test_a_key_is_one_line_so_that_a_change_is_one_line_of_a_diff() -> None:
     lines = KeyFile(PEPPER, TEXT, [key(), key(id="abcdefghij", hash="0" * 64)]).render().splitlines()
     assert [json.loads(line[2:])["id"] for line in lines if line.startswith("- ")] == ["0123456789", "abcdefghij"]
+
+
+def test_a_hundred_thousand_keys_load_in_two_seconds_of_work_and_reach_a_worker_in_a_fraction() -> None:
+    rate = OwnLimit(rate="100/minute")
+    keys = [
+        Key(id=f"{n:010d}", name=f"user {n}", hash=f"{n:032x}" * 2, models=("iris",), created=NOW, limits=(rate,))
+        for n in range(100_000)
+    ]
+    text = KeyFile(PEPPER, TEXT, keys).render()
+    began = time.process_time()
+    table = load(text).table()
+    loaded = time.process_time()
+    again = KeyTable.from_wire(table.to_wire())
+    taken = time.process_time()
+    assert len(again) == 100_000
+    assert loaded - began < 2, "in the controller"
+    assert taken - loaded < 1, "in a worker"
+
+
+def test_what_the_model_server_is_told_of_a_key_is_what_its_entry_says() -> None:
+    secret = mint()[1]
+    entry = key(
+        hash=PEPPER.digest(secret.encode()).hex(), owner="team a", metadata={"tier": "gold", "id": "x", "odd": " x"}
+    )
+    told = {"id": "x-id", "name": "x-user", "owner": "x-team", "tier": "x-tier", "odd": "x-odd", "absent": "x-absent"}
+    table = KeyTable.from_wire(KeyFile(PEPPER, TEXT, [entry]).table().to_wire(), told)
+    principal = table.find(secret.encode(), NOW.timestamp())
+    assert principal is not None
+    assert principal.headers == (
+        (b"x-id", b"0123456789"), (b"x-user", b"alice"), (b"x-team", b"team a"), (b"x-tier", b"gold"),
+    )  # fmt: skip
