@@ -235,13 +235,16 @@ def _with_fallback(tail: ASGIApp, settings: Settings, name: str, runtime: Runtim
 
 def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> ASGIApp:
     """The layers of one route behind the choice of the version, innermost first."""
-    app: ASGIApp = Forward(
+    forward = Forward(
         means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
         key_of=key_of_model(model),
         retrier=retrier_of(name, model.retry, runtime),
         gates=gates_of(model, pools, runtime),
         rng=runtime.rng,
     )
+    if model.hedge is not None:
+        forward.hedge(runtime.hedging(name, model.hedge.percent), model.hedge.percentile / 100)
+    app: ASGIApp = forward
     if any((arm.balance or model.balance).policy in PROMPTED for arm in model.versions.values()):
         app = Infer(app, bound=model.json_bytes)
     if model.upstream_auth is not None:

@@ -51,10 +51,12 @@ ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
 class Extras:
     """What few exchanges go through; counted and logged where it happened."""
 
-    __slots__ = ("fallback_from", "may_fall_back", "queued", "retries_denied")
+    __slots__ = ("fallback_from", "hedges", "hedges_won", "may_fall_back", "queued", "retries_denied")
 
     def __init__(self) -> None:
         self.fallback_from = ""  # the model@version that was asked for and could not answer
+        self.hedges = 0  # attempts beside another one
+        self.hedges_won = 0  # of them, those that answered
         self.may_fall_back = False  # another model may answer instead of this one
         self.queued = 0.0  # seconds in a line before an endpoint had room
         self.retries_denied = 0  # attempts that the route's retry budget did not pay for

@@ -40,6 +40,7 @@ from gateway.tls.clients import ClientCAs
 from gateway.upstream.ask import ask
 from gateway.upstream.connections import Connections
 from gateway.upstream.gate import Bounds, Gate
+from gateway.upstream.hedger import Hedging
 
 Service = tuple[str, str, int, UpstreamTLS]  # scheme, host, port, how it is proved
 
@@ -76,6 +77,7 @@ class Runtime:
     contexts: UpstreamContexts = field(default_factory=UpstreamContexts)
     proofs: dict[Endpoint, Proof] = field(default_factory=dict)  # of https endpoints
     budgets: dict[str, Budget] = field(default_factory=dict)  # of retries, by model
+    hedgings: dict[str, Hedging] = field(default_factory=dict)  # by model
     gates: dict[tuple[str, str], Gate] = field(default_factory=dict)  # of models' versions that have bounds
     snapshot: Snapshot = field(init=False)  # the newest; set before the first request
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
@@ -163,6 +165,14 @@ class Runtime:
         if known is None:
             known = self.budgets[model] = Budget(share, rate, self.clock())
         known.limit(share, rate)
+        return known
+
+    def hedging(self, model: str, percent: float) -> Hedging:
+        """What the model's route has learnt of first bytes, and its budget of second attempts."""
+        known = self.hedgings.get(model)
+        if known is None:
+            known = self.hedgings[model] = Hedging(Budget(percent / 100, 0.0, self.clock()))
+        known.budget.limit(percent / 100, 0.0)
         return known
 
     def gate(self, pool: Pool, bounds: Bounds, gradients: Gradients | None) -> Gate:

@@ -83,6 +83,8 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         "fallbacks": CounterMetricFamily(
             "gateway_fallbacks", "Requests that were meant for another model or version.", labels=_TARGET
         ),
+        "hedges": CounterMetricFamily("gateway_hedges", "Attempts beside a slow one.", labels=_TARGET),
+        "hedges_won": CounterMetricFamily("gateway_hedges_won", "Of them, those that answered.", labels=_TARGET),
         "queued": CounterMetricFamily("gateway_queued", "Requests that waited for room.", labels=_TARGET),
         "queued_seconds": CounterMetricFamily("gateway_queued_seconds", "How long they waited.", labels=_TARGET),
         "retries_denied": CounterMetricFamily(

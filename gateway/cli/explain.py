@@ -131,6 +131,8 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:
         yield f"plugin     {entry.use}"
+    if model.hedge is not None:
+        yield f"hedge      beyond the first byte of {model.hedge.percentile:g} %, for {model.hedge.percent:g} %"
     if model.fallback:
         yield f"fallback   {', '.join(model.fallback)}"
     if model.max_in_flight is not None:

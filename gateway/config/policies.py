@@ -256,6 +256,14 @@ class RetrySettings(Strict):
     backoff: Backoff = setting({}, "The pause before another attempt.")
 
 
+class HedgeSettings(Strict):
+    """A second attempt at another endpoint, beside one whose first byte is late, for what may be sent twice (as by
+    `retry`). The answer that begins first is taken, and the other attempt is cancelled."""
+
+    percentile: float = setting(95, "So many of a hundred first bytes come before a second attempt.", ge=50, lt=100)
+    percent: float = setting(5, "Second attempts for each hundred requests of the last ten seconds.", gt=0, le=100)
+
+
 class AdaptiveSettings(Strict):
     """A bound for each endpoint that is found out: it falls while answers begin later than usual, and rises again."""
 
@@ -495,6 +503,7 @@ class ModelDefaults(Strict):
         "Models that answer when this one cannot, as `model` or `model@version`, the first that can. That is: no "
         "endpoint is up, every attempt failed (with a status of `retry.when`, too), or there was no room.",
     )
+    hedge: HedgeSettings | None = setting(None, "A second attempt beside one whose first byte is late; null: none.")
     max_in_flight: MaxInFlight | None = setting(None, "How many requests at one time; null: any number.")
     queue: QueueSettings = setting({}, "Where requests wait that `max_in_flight` leaves no room for.")
     body_bytes: Size = setting(0, "Largest request body; more is 413. 0: no limit for what streams through.")

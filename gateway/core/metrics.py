@@ -53,6 +53,8 @@ class Meter(msgspec.Struct):
     retries: int = 0
     retries_denied: int = 0
     fallbacks: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
     queued: int = 0
     queued_seconds: float = 0.0
 
@@ -77,6 +79,8 @@ class Meter(msgspec.Struct):
         self.retries_denied += extras.retries_denied
         if extras.fallback_from:
             self.fallbacks += 1
+        self.hedges += extras.hedges
+        self.hedges_won += extras.hedges_won
         if extras.queued:
             self.queued += 1
             self.queued_seconds += extras.queued
@@ -91,6 +95,8 @@ class Meter(msgspec.Struct):
         self.retries += other.retries
         self.retries_denied += other.retries_denied
         self.fallbacks += other.fallbacks
+        self.hedges += other.hedges
+        self.hedges_won += other.hedges_won
         self.queued += other.queued
         self.queued_seconds += other.queued_seconds
 

@@ -16,6 +16,7 @@ from gateway.errors import ClientLeft, ConnectTimeout, DeadlineExceeded, Gateway
 from gateway.model import Exchange, Header
 from gateway.upstream.connection import Connection
 from gateway.upstream.connections import Connections
+from gateway.upstream.race import Race
 from gateway.upstream.reply import Reply
 from gateway.upstream.request import UNKNOWN_LENGTH, compose
 from gateway.upstream.watch import Watch
@@ -52,7 +53,7 @@ class Call:
         "is_sent",
         "is_whole",
         "means",
-        "pause",
+        "pause", "race",
         "receive",
         "scope",
         "send",
@@ -82,6 +83,7 @@ class Call:
         self.stale = 0  # kept-alive connections that had ended
         self.is_granted = False  # another attempt, instead of an answer that refuses
         self.is_fresh = False  # only a new connection will do
+        self.race: Race | None = None  # with another attempt at the same request
         self.watch: Watch | None = None  # of the present attempt, where somebody watches
 
     def hurry(self, seconds: float) -> None:
@@ -112,7 +114,10 @@ class Call:
         try:
             if exchange.departed:
                 raise ClientLeft
-            exchange.on_leave = connection.cancel
+            if self.race is None:
+                exchange.on_leave = connection.cancel
+            else:
+                self.race.join(self, connection.cancel)
             if self.is_hurried:  # to the point, which sweeps of deadlines are not
                 self.tell_time()
                 alarm = means.loop.call_later(self.total - monotonic(), connection.fail, DeadlineExceeded())
@@ -138,11 +143,16 @@ class Call:
                 self.watch.first_byte(reply.status, asked, now - began, now)
             if reply.status in means.refusals and self._is_refused(endpoint, reply):
                 raise UpstreamUnwilling
+            if self.race is not None:
+                self.race.win(self, endpoint, now - began)
             await self._pass_on(connection, reply)
             if is_good:
                 endpoint.standing.succeed(now)
         finally:
-            exchange.on_leave = None
+            if self.race is None:
+                exchange.on_leave = None
+            else:
+                self.race.part(self)
             if upload is not None:
                 upload.cancel()
             if alarm is not None:

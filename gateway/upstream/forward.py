@@ -18,6 +18,7 @@ from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection
 from gateway.model import Exchange
 from gateway.upstream.call import Call, Means
 from gateway.upstream.gate import Gates, Hold
+from gateway.upstream.hedger import Hedger, Hedging
 from gateway.upstream.retrier import Retrier
 from gateway.upstream.watch import Watch
 
@@ -46,7 +47,12 @@ class Forward:
         self.retrier = retrier
         self.budget = retrier.budget
         self.gates = gates
+        self.hedger: Hedger | None = None
         self.rng = rng
+
+    def hedge(self, hedging: Hedging, share: float) -> None:
+        """Make a second attempt where the first takes longer than this `share` of them did."""
+        self.hedger = Hedger(hedging, self.retrier.rules, share, self.gates, self.pick)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
@@ -75,7 +81,9 @@ class Forward:
             exchange.attempts += 1
             try:
                 with hold:
-                    if pool.watchers:
+                    if self.hedger is not None and self.hedger.may_hedge(call):
+                        await self.hedger.attempt(call, pool, key, endpoint)
+                    elif pool.watchers:
                         with Watch(pool.watchers, key, endpoint) as call.watch:
                             await call.attempt(endpoint)
                     else:

