@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID
 
 from gateway.tls.files import as_path
 
@@ -28,6 +28,8 @@ LARGEST_FILE = 1 << 20  # bytes; a chain of ten RSA 8192 certificates is 40 KiB
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_FOR_SERVERS = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
+_Extensions = Mapping[x509.ObjectIdentifier, x509.ExtensionType]
 _BROKEN_HASHES = (hashes.SHA1, hashes.MD5)  # RFC 9155; browsers and OpenSSL's security level 2 refuse them
 _UNREADABLE = (  # what `cryptography` raises for bytes that somebody damaged, found by damaging them
     ValueError,
@@ -136,8 +138,9 @@ def read_pair(folder: Path, name: str) -> Pair:
         public = leaf.public_key()
         key_type = _judge_key(public)
         _judge_signature(leaf)
-        hosts, addresses = _names(leaf)
-        remarks = (*_remarks(leaf, above), *above.remarks)
+        extensions = {each.oid: each.value for each in leaf.extensions}  # each look-up by class is such a pass
+        hosts, addresses = _names(extensions.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME))
+        remarks = (*_remarks(leaf, extensions, above), *above.remarks)
     except _UNREADABLE as error:
         raise BadPair(file, _one_line(error)) from None
     private = _private_key(folder, name)
@@ -225,35 +228,29 @@ def _judge_above(pem: bytes) -> _Above:
     return _Above(pem, chain[0].subject.public_bytes(), remarks)
 
 
-def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(alternatives: x509.ExtensionType | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """-> hosts, addresses (RFC 9525: of the subjectAltName only; a wildcard is a whole leftmost label)."""
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    if not isinstance(alternatives, x509.SubjectAlternativeName):
         return (), ()
-    hosts = dict.fromkeys(name.lower().rstrip(".") for name in names.get_values_for_type(x509.DNSName))
-    addresses = names.get_values_for_type(x509.IPAddress)
-    return tuple(host for host in hosts if "*" not in host.removeprefix("*.")), tuple(map(str, addresses))
+    names = list(alternatives)
+    hosts = dict.fromkeys(name.value.lower().rstrip(".") for name in names if type(name) is x509.DNSName)
+    addresses = tuple(str(name.value) for name in names if type(name) is x509.IPAddress)
+    return tuple(host for host in hosts if "*" not in host.removeprefix("*.")), addresses
 
 
-def _remarks(leaf: x509.Certificate, above: _Above) -> Iterator[str]:
+def _remarks(leaf: x509.Certificate, extensions: _Extensions, above: _Above) -> Iterator[str]:
     if above.pem and leaf.issuer.public_bytes() != above.subject:
         yield "its issuer is not the next certificate of the chain"
-    if not above.pem and _has_public_issuer(leaf):
+    if not above.pem and _has_public_issuer(extensions.get(ExtensionOID.AUTHORITY_INFORMATION_ACCESS)):
         yield "its chain is missing: most clients refuse it without the certificate of its issuer"
-    try:
-        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
+    usage = extensions.get(ExtensionOID.EXTENDED_KEY_USAGE)
+    if isinstance(usage, x509.ExtendedKeyUsage) and _FOR_SERVERS.isdisjoint(usage):
         yield "is not meant for servers (extendedKeyUsage without serverAuth): clients refuse it"
 
 
-def _has_public_issuer(leaf: x509.Certificate) -> bool:
+def _has_public_issuer(access: x509.ExtensionType | None) -> bool:
     """It says where its issuer's certificate is, as those of public CAs must (CA/Browser Forum BR 7.1.2.7.7)."""
-    try:
-        access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
+    if not isinstance(access, x509.AuthorityInformationAccess):
         return False
     return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
 
