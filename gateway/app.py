@@ -211,6 +211,8 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     arm = model.versions[version]
     tls = arm.upstream_tls or model.upstream_tls
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
+    for endpoint, each in zip(endpoints, arm.endpoints, strict=True):
+        endpoint.tier = each.tier
     policy = make_policy(arm.balance or model.balance, endpoints)
     if isinstance(policy, PromptPolicy):
         policy = Informed(policy, runtime.ledger)

@@ -178,6 +178,10 @@ class BalanceSettings(Strict):
         "consistent_hash",
         "least_response_time",
         "peak_ewma",
+        "prequal",
+        "weighted",
+        "first",
+        "priority",
         "llm",
         "lpwl",
         "lmetric",
@@ -192,6 +196,22 @@ class BalanceSettings(Strict):
     )
     engine_metrics: EngineMetrics | None = setting(
         None, "Ask each endpoint's engine for its load, for the policies that read prompts; null: do not."
+    )
+    weights: Literal["configured", "learned"] = setting(
+        "configured", "Of `weighted`: as the endpoints say, or that times the speed at which each is seen to answer."
+    )
+    within: Literal[
+        "least_connections",
+        "weighted_least_connections",
+        "round_robin",
+        "random",
+        "two_choices",
+        "least_response_time",
+        "peak_ewma",
+        "prequal",
+    ] = setting("least_connections", "The algorithm within a tier, for `priority`.")
+    full: int = setting(
+        32, "Requests in flight, times its weight, at which an endpoint is full, for `first` and `priority`.", ge=1
     )
     slow_start: Duration = setting(
         "30s", "How long an endpoint that comes up has less than its share of the load, from a tenth of it; 0s: none."
@@ -377,6 +397,7 @@ class EndpointSettings(Strict):
 
     url: EndpointURL = needed("`http(s)://host[:port][/prefix]`.")
     weight: float = setting(1, "Share of the work among its version's endpoints.", gt=0)
+    tier: int = setting(0, "For the policy `priority`: the lowest number first.", ge=0)
     drain: bool = setting(False, "Takes no new sessions; those it has are kept.")
 
     @model_validator(mode="before")

@@ -89,7 +89,7 @@ class Endpoint:
 
     __slots__ = (
         "address", "credit", "id", "in_flight", "latency", "latency_at", "multiplier", "peak", "pending", "picked_at",
-        "rank", "row", "slot", "standing", "url", "weight", "work",
+        "rank", "row", "slot", "standing", "tier", "url", "weight", "work",
     )  # fmt: skip
 
     def __init__(self, url: str, slot: int, row: Row, weight: float = 1.0) -> None:
@@ -100,6 +100,7 @@ class Endpoint:
         self.slot = slot
         self.row = row
         self.weight = weight
+        self.tier = 0  # of `priority`: the lowest first
         self.in_flight = 0  # leases held by this worker
         self.pending = 0
         self.latency = 0.0  # average seconds to the first byte, 0.0: no sample yet

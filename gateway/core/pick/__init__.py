@@ -13,10 +13,13 @@ from gateway.core.pick.dice import RandomChoice
 from gateway.core.pick.hashing import consistent_hash
 from gateway.core.pick.latency import LeastResponseTime, PeakEwma
 from gateway.core.pick.llm import Llm
+from gateway.core.pick.order import First, Priority
 from gateway.core.pick.prefill import LeastPrefill, LMetric, StickyUntilSaturated
 from gateway.core.pick.prefix import CacheAware, PrefixHash
+from gateway.core.pick.prequal import Prequal
 from gateway.core.pick.rendezvous import Rendezvous
 from gateway.core.pick.turns import RoundRobin
+from gateway.core.pick.weighted import weighted
 from gateway.core.snapshot import Policy, PromptPolicy
 
 
@@ -29,6 +32,12 @@ class Balance(Protocol):
     def method(self) -> str: ...
     @property
     def bounded_load(self) -> float | None: ...
+    @property
+    def full(self) -> int: ...
+    @property
+    def within(self) -> str: ...
+    @property
+    def weights(self) -> str: ...
 
 
 # Those that read prompts: `snapshot.PromptPolicy`.
@@ -41,7 +50,7 @@ PROMPTED: Mapping[str, Callable[[Sequence[Endpoint]], PromptPolicy]] = {
     "sticky_until_saturated": StickyUntilSaturated,
 }
 
-POLICIES: Mapping[str, Callable[..., Policy]] = {
+POLICIES: dict[str, Callable[..., Policy]] = {
     "round_robin": RoundRobin,
     "random": RandomChoice,
     "least_connections": LeastConnections,
@@ -53,12 +62,42 @@ POLICIES: Mapping[str, Callable[..., Policy]] = {
     "consistent_hash": consistent_hash,
     "least_response_time": LeastResponseTime,
     "peak_ewma": PeakEwma,
+    "prequal": Prequal,
+    "first": First,
+    "weighted": weighted,
     **PROMPTED,
 }
 
+
+def priority(endpoints: Sequence[Endpoint], within: str = "least_connections", full: int = 32) -> Policy:
+    return Priority(endpoints, CLASSIC[within], full)
+
+
+# What `priority` may apply to a tier.
+CLASSIC: Mapping[str, Callable[[Sequence[Endpoint]], Policy]] = {
+    name: POLICIES[name]
+    for name in (
+        "least_connections",
+        "weighted_least_connections",
+        "round_robin",
+        "random",
+        "two_choices",
+        "least_response_time",
+        "peak_ewma",
+        "prequal",
+    )
+}
+
+POLICIES["priority"] = priority
+
 KEYED = frozenset(("ip_hash", "consistent_hash"))  # bind keys to endpoints
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {"consistent_hash": ("method", "bounded_load")}
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "consistent_hash": ("method", "bounded_load"),
+    "first": ("full",),
+    "priority": ("within", "full"),
+    "weighted": ("weights",),
+}
 
 
 def make(settings: Balance, endpoints: Sequence[Endpoint]) -> Policy:
