@@ -1,7 +1,7 @@
 """What one pick costs, by policy and size of the pool: `python -m bench.picks`.
 
-Microseconds of CPU, the least of several runs of many picks, in a pool whose endpoints hold a few requests each and have
-been measured. The bar: 2 µs at 2 to 64 endpoints and 10 µs at 512, but for those that scan all, which say so.
+Microseconds of CPU, the least of several runs of many picks, in a pool whose endpoints hold a few requests each and
+have been measured. The bar: 2 µs at 2 to 64 endpoints and 10 µs at 512, but for those that scan all, which say so.
 """
 
 from collections.abc import Sequence
