@@ -171,7 +171,9 @@ def test_bad_credentials_are_all_answered_alike(name: str) -> None:
     assert (error.status, str(error)) == (401, Unauthenticated.message)
 
 
-@pytest.mark.parametrize(("method", "header"), [("key", TOKEN), ("jwt", KEY), ("jwt", FOREIGN)])
+@pytest.mark.parametrize(
+    ("method", "header"), [("key", TOKEN), ("jwt", KEY), ("jwt", FOREIGN)], ids=["token", "key", "foreign key"]
+)
 def test_a_good_credential_of_a_kind_that_the_model_does_not_take_is_refused(method: str, header: bytes) -> None:
     assert challenge(refused([(b"x-api-key", header)], methods=[method])).endswith(b'"invalid_token"')
 

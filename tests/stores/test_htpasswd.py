@@ -66,7 +66,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("line", BROKEN)
+@pytest.mark.parametrize("line", BROKEN, ids=map(str, range(len(BROKEN))))
 def test_what_cannot_be_a_user_is_reported_with_its_line_and_without_its_hash(line: str) -> None:
     with pytest.raises(HtpasswdError) as caught:
         parse(f"bob:{BCRYPT}\n{line}\n", "users")
