@@ -38,6 +38,14 @@ ROWS = {
             runs.PerRequest(Load(credentials="tokens")),
         ),
         Row(
+            "workers",
+            "the first row's work on two workers against one: what sharing limits, counts and health costs",
+            ("CPU µs/request",),
+            [_scaled("gateway, 2 workers", workers=2), _scaled("gateway, 1 worker")],
+            runs.PerRequest(Load()),
+            bars={"gateway, 1 worker": 1.05},
+        ),
+        Row(
             "streams",
             "200 SSE streams of 50 events/s over TLS",
             ("CPU µs/event",),

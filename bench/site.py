@@ -61,6 +61,7 @@ class Site:
             "rate": 1_000_000,  # never reached; the audit sets a low one
             "burst": 1_000_000,
             "buffering": "on",
+            "workers": 1,
         }
 
 

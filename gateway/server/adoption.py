@@ -77,7 +77,9 @@ def kept(old: Settings, new: Settings, routes: Mapping[str, Route]) -> dict[str,
 
 
 def _is_self_contained(model: ModelSettings, changed: set[str]) -> bool:
-    if model.plugins or model.hide or model.upstream_auth is not None or model.external is not None:
+    if model.plugins or model.hide or model.fallback:
+        return False
+    if model.upstream_auth is not None or model.external is not None:
         return False
     return not any(url in changed or url.startswith("https:") for url in urls_of(model))
 

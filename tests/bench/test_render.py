@@ -55,7 +55,7 @@ def test_the_gateway_accepts_its_configuration(name, place, tmp_path):
     contestant = EVERYBODY[name]
     settings = load(configuration(contestant, place, tmp_path))
     assert len(settings.models) == (contestant.count("model_count") or 1)
-    assert settings.gateway.workers == 1
+    assert settings.gateway.workers == (contestant.count("workers") or 1)
     assert settings.tls.profile == "modern"
     for model in settings.models.values():
         assert model.auth == [contestant.words.get("auth", "key")]
