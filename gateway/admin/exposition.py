@@ -218,6 +218,21 @@ def _engines(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
     yield from (requests, usage)
 
 
+def _issuers(view: AdminView) -> Iterator[Metric]:
+    """An issuer that is down costs nothing at first: its keys stay in use. These tell."""
+    failures = GaugeMetricFamily(
+        "gateway_issuer_key_failures", "Failed attempts to get an issuer's keys, in a row.", labels=("issuer",)
+    )
+    age = GaugeMetricFamily(
+        "gateway_issuer_keys_age_seconds", "Since an issuer's keys were last had.", labels=("issuer",)
+    )
+    for issuer in view.issuers():
+        failures.add_metric((issuer.issuer,), issuer.failures)
+        if issuer.age is not None:
+            age.add_metric((issuer.issuer,), issuer.age)
+    yield from (failures, age)
+
+
 def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
     workers = [worker for worker in view.workers() if worker.pid]
     buckets = view.buckets()
@@ -234,6 +249,7 @@ def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
     for certificate in (each for each in view.certificates() if each.expires):
         certificates.add_metric((certificate.name,), (certificate.expires - time.time()) / 86400)
     yield certificates
+    yield from _issuers(view)
     if buckets is not None:
         used = GaugeMetricFamily("gateway_buckets_used", "Token buckets in use.", labels=("store",))
         used.add_metric((buckets.store,), buckets.used)

@@ -52,6 +52,14 @@ class CertificateView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""  # what is wrong with it now
 
 
+class IssuerView(msgspec.Struct, frozen=True, kw_only=True):
+    """An issuer of JWTs, and how it goes with its keys."""
+
+    issuer: str
+    failures: int  # attempts to get them since one last went well
+    age: float | None  # seconds since one did; None: none has, in this process
+
+
 class BucketsView(msgspec.Struct, frozen=True, kw_only=True):
     """Token buckets in use."""
 
@@ -86,6 +94,8 @@ class AdminView(Protocol):
     def workers(self) -> Sequence[WorkerView]: ...
 
     def certificates(self) -> Sequence[CertificateView]: ...
+
+    def issuers(self) -> Sequence[IssuerView]: ...
 
     def buckets(self) -> BucketsView | None: ...
 

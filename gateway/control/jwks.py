@@ -67,6 +67,7 @@ class _Source:
     is_discovered: bool = False  # the URL is of the issuer's metadata, which says where its keys are
     asked: float = -inf  # when it was last read because somebody asked, by the clock
     failures: int = 0  # in a row
+    fetched: float | None = None  # when it last went well, by the clock
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def parse(self, text: bytes) -> bytes:
@@ -140,6 +141,14 @@ class Jwks:
         finally:
             await self._client.aclose()
 
+    def state(self) -> list[tuple[str, int, float | None]]:
+        """Of each issuer: failures in a row, and how many seconds ago its keys were last had."""
+        now = self._clock()
+        return [
+            (source.issuer, source.failures, None if source.fetched is None else now - source.fetched)
+            for source in self._sources.values()
+        ]
+
     async def refresh(self, issuer: str) -> bool:
         """Look now, because a token names a key that is not known; True if there is news. Asked again within ten
         seconds it does nothing: anybody can write a token."""
@@ -174,6 +183,7 @@ class Jwks:
             keys = source.parse(text)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             return self._fail(source, error)
+        source.fetched = self._clock()
         if source.failures:
             _log.info("the keys of %s can be had again", source.issuer)
             source.failures = 0

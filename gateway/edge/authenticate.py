@@ -12,11 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.headers import CERTIFICATE_FIELDS
 from gateway.edge.introspection import Introspector
-from gateway.edge.tokens import Tokens, UnknownKid
+from gateway.edge.tokens import Genuine, Tokens, UnknownKid
 from gateway.edge.users import PREFIX as BASIC
 from gateway.edge.users import Users
 from gateway.errors import BadRequest, StoreUnavailable, Unauthenticated
 from gateway.model import Exchange, Header, Principal
+from gateway.stores.keys import is_well_formed
 
 _log = logging.getLogger("gateway.edge")
 
@@ -24,6 +25,16 @@ REALM = b"models"
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
 _OURS = b"x-gateway-"  # a client's word about who it is; only the gateway says that
 _NAMES_REMEMBERED = 1000
+
+
+# What an honest client is told, by the end of what the log is told: of a token that its issuer has signed, no other.
+_TOLD = {
+    "expired": "The token has expired.",
+    "not yet valid": "The token is not valid yet.",
+    "it is for another audience": "The token is for another audience.",
+    "it lacks a scope": "The token lacks a scope.",
+    "it is revoked": "The token has been revoked.",
+}
 
 
 class Keys(Protocol):
@@ -148,6 +159,9 @@ class Authenticate:
             principal = self._keys.find(credential, self._clock())
             if principal is not None:
                 return principal
+            told = self._told_of_key(credential)
+            if told:
+                raise self._refusal(is_offered=True, told=told)
         if self._introspector is not None and credential[:3] != b"gw_":  # a key of ours is for nobody else to see
             return self._recall(self._introspector.recall, credential)
         raise self._refusal(is_offered=True)
@@ -166,6 +180,13 @@ class Authenticate:
         if self._users is None:
             raise self._refusal(is_offered=True)
         return self._recall(self._users.recall, password)
+
+    def _told_of_key(self, key: bytes) -> str:
+        """Anybody can work out a check, and only who has a key can have an expired one."""
+        assert self._keys is not None
+        if key[:3] == b"gw_" and not is_well_formed(key):
+            return "The key is mistyped or cut off: its check does not fit."
+        return "The key has expired." if self._keys.find(key, -inf) is not None else ""
 
     def _recall(self, recall: Callable[[bytes, float], Principal | None], credential: bytes) -> Principal | None:
         try:
@@ -192,15 +213,19 @@ class Authenticate:
         raise self._refusal(is_offered=True) from unknown
 
     def _rejection(self, error: Unauthenticated) -> Unauthenticated:
-        """What is answered; what was wrong is for our own eyes."""
-        _log.debug("refused %s", *getattr(error, "__notes__", ("a token",)))
-        return self._refusal(is_offered=True)
+        """What is answered; what was wrong is for our own eyes, unless the token is genuine."""
+        (note,) = getattr(error, "__notes__", ("a token",))
+        _log.debug("refused %s", note)
+        told = next((text for end, text in _TOLD.items() if note.endswith(end)), "")
+        return self._refusal(is_offered=True, told=told if isinstance(error, Genuine) else "")
 
-    def _refusal(self, *, is_offered: bool = False) -> Unauthenticated:
-        """RFC 6750, 3: who offered nothing is told the scheme only. Nobody is told what was wrong."""
+    def _refusal(self, *, is_offered: bool = False, told: str = "") -> Unauthenticated:
+        """RFC 6750, 3: who offered nothing is told the scheme only; who offered what could be anybody's, nothing more.
+        `told` is for who has a credential that was good, or nearly."""
         error = b', error="invalid_token"' if is_offered else b""
+        error += b', error_description="%b"' % told.encode() if told else b""
         fields = [(b"www-authenticate", each + error * each.startswith(b"Bearer")) for each in self._challenges]
-        return (Rejected if is_offered else Unauthenticated)(headers=fields)
+        return (Rejected if is_offered else Unauthenticated)(told or None, headers=fields)
 
     def __repr__(self) -> str:
         return f"<Authenticate keys={self._keys if self._accepts_keys else None!r} tokens={self._tokens!r}>"

@@ -70,6 +70,10 @@ class UnknownKid(Unauthenticated):
         self.issuer = issuer
 
 
+class Genuine(Unauthenticated):
+    """The token is its issuer's, and still no good: whoever holds it may know why."""
+
+
 class Tokens:
     """Verifies tokens for one worker; `adopt` gives it the issuers' keys."""
 
@@ -128,16 +132,19 @@ class Tokens:
         known = self._known.get(digest)
         if known is not None:
             if now >= known[1]:
-                refuse("expired")
+                raise _genuine(refusal("expired"))
             self._known.move_to_end(digest)
             return known[0]
         trust, claims = self._prove(token)
-        check_shape(trust, claims)
-        until = valid_until(trust, claims, now)
-        check_claims(trust, claims)
-        if claims.get("jti") in self._revoked.get(trust.issuer, ()):
-            refuse(f"of {trust.issuer}: it is revoked")
-        principal = principal_of(trust, claims)
+        try:
+            check_shape(trust, claims)
+            until = valid_until(trust, claims, now)
+            check_claims(trust, claims)
+            if claims.get("jti") in self._revoked.get(trust.issuer, ()):
+                refuse(f"of {trust.issuer}: it is revoked")
+            principal = principal_of(trust, claims)
+        except Unauthenticated as error:
+            raise _genuine(error) from error
         self._known[digest] = principal, until
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
@@ -173,6 +180,13 @@ class Tokens:
 
     def __repr__(self) -> str:
         return f"<Tokens of {sorted(self._trusted)} keys of {sorted(self._keys)} {len(self._known)} remembered>"
+
+
+def _genuine(error: Unauthenticated) -> Genuine:
+    genuine = Genuine()
+    for note in error.__notes__:
+        genuine.add_note(note)
+    return genuine
 
 
 def _trust(entry: Issuer) -> Trust:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
+from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, IssuerView, WorkerView
 from gateway.core.endpoint import Health, identity
 from gateway.core.metrics import Totals
 from gateway.core.standing import look, say
@@ -82,6 +82,10 @@ class View:
             for slot, row in enumerate(rows)
             if row[PID] or slot in absent
         ]
+
+    def issuers(self) -> Sequence[IssuerView]:
+        states = self.controller.jwks.state() if self.controller.jwks else []
+        return [IssuerView(issuer=issuer, failures=failures, age=age) for issuer, failures, age in states]
 
     def certificates(self) -> Sequence[CertificateView]:
         problems = {problem.file: problem.message for problem in self.controller.certificate_problems}

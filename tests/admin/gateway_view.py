@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
+from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, IssuerView, WorkerView
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import Recorder, merge
@@ -79,6 +79,12 @@ class Gateway:
 
     def certificates(self) -> Sequence[CertificateView]:
         return self.certificate_views
+
+    def issuers(self) -> Sequence[IssuerView]:
+        return [
+            IssuerView(issuer="https://up.example/", failures=0, age=12.5),
+            IssuerView(issuer="https://down.example/", failures=3, age=None),
+        ]
 
     def buckets(self) -> BucketsView | None:
         return self.bucket_view

@@ -203,7 +203,7 @@ def test_a_token_that_is_not_good_now_and_here_is_401(
 ) -> None:
     answer = ask(gateway, "any", bearer(issuers["url"].token(models=["*"], **changes)))
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="models", error="invalid_token"'
+    assert answer.headers["www-authenticate"].startswith('Bearer realm="models", error="invalid_token"')
 
 
 def test_a_token_that_another_signed_is_401(gateway: Gateway, issuers: dict[str, Issuer]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gateway.stores.keys import mint
+from tests.e2e.conftest import secrets_in
 from tests.e2e.harness import DemoModel, Gateway, run_gateway, served, until
 from tests.e2e.harness_issuer import Issuer
 
@@ -82,3 +84,12 @@ def test_no_secret_is_in_anything_that_the_gateway_prints_or_serves(
         assert [name for name, secret in secrets.items() if secret in everything] == []
         kept = ["key", "token", "upstream", "from env", "admin"]
         assert [name for name in kept if secrets[name] in published] == [], "nor in what the processes hand on"
+
+
+def test_the_search_over_the_whole_suites_output_would_find_each_kind_of_secret() -> None:
+    key = mint()[1]
+    token = issuer_token = ".".join(["eyJhbGciOiJFUzI1NiJ9", "eyJzdWIiOiJhbGljZSJ9", "c2lnbmF0dXJlc2lnbmF0dXJl"])
+    hashed = "$2b$10$" + "a" * 53
+    text = f"key={key} t={token} h={hashed} a=Basic YWxpY2U6c2VzYW1l -----BEGIN PRIVATE KEY-----\n"
+    assert len(secrets_in(text.encode())) == 5
+    assert secrets_in(f"{key[:-1]}! {issuer_token[:50]} Basic auth".encode()) == []

@@ -164,11 +164,44 @@ BAD: dict[str, list[Header]] = {
 }
 
 
+# What a client that means well is told; what could be anybody's is told nothing.
+TOLD = {
+    "mistyped key": "The key is mistyped or cut off: its check does not fit.",
+    "key inside a token": "The key is mistyped or cut off: its check does not fit.",
+    "half a key": "The key is mistyped or cut off: its check does not fit.",
+    "expired token": "The token has expired.",
+}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_credentials_are_all_answered_alike(name: str) -> None:
     error = refused(BAD[name])
-    assert challenge(error) == b'Bearer realm="models", error="invalid_token"'
-    assert (error.status, str(error)) == (401, Unauthenticated.message)
+    told = TOLD.get(name, "")
+    description = b', error_description="%b"' % told.encode() if told else b""
+    assert challenge(error) == b'Bearer realm="models", error="invalid_token"' + description
+    assert (error.status, str(error)) == (401, told or Unauthenticated.message)
+
+
+HONEST = {
+    "expired": (token(exp=NOW - 60), "The token has expired."),
+    "not yet valid": (token(nbf=NOW + 600), "The token is not valid yet."),
+    "for others": (token(aud="billing"), "The token is for another audience."),
+    "without a subject": (token(sub=...), Unauthenticated.message),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_who_has_a_genuine_token_is_told_what_is_wrong_and_who_forged_it_is_not(name: str) -> None:
+    genuine, told = HONEST[name]
+    assert str(refused([(b"x-api-key", genuine)])) == told
+    forged = genuine[:-6] + (b"AAAAAA" if not genuine.endswith(b"AAAAAA") else b"BBBBBB")
+    assert str(refused([(b"x-api-key", forged)])) == Unauthenticated.message
+
+
+def test_who_has_an_expired_key_is_told_so() -> None:
+    table = KeyTable(PEPPER, [Row(PEPPER.digest(KEY), NOW - 1, "0" * 10, "alice", None, {})])
+    assert str(refused([(b"x-api-key", KEY)], keys=table)) == "The key has expired."
+    assert str(refused([(b"x-api-key", OTHER_KEY)], keys=table)) == Unauthenticated.message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import math
 import string
+import time
+from statistics import median
 
 import pytest
 from hypothesis import example, given
@@ -162,3 +164,22 @@ def test_live_keys_change_at_once_for_whoever_holds_them() -> None:
 def test_only_a_key_of_our_own_has_an_id(presented: bytes) -> None:
     assert key_id(presented) is None
     assert key_id(KEY) == "0123456789"
+
+
+def test_the_time_of_a_look_up_tells_nothing_about_the_keys_that_exist() -> None:
+    """What exists is compared by all of a MAC, in constant time; what does not is not found by a part of it. Where a
+    presented key differs from a real one must not show: medians of CPU time, turn about, of the same work."""
+    real = mint()[1].encode()
+    digest = PEPPER.digest(real)
+    near = Row(digest[:16] + bytes(16), math.inf, "0" * 10, "near", None, {})  # the index of a real key, another MAC
+    first = Row(digest[:16] + digest[16:31] + bytes([digest[31] ^ 1]), math.inf, "0" * 10, "first", None, {})
+    tables = {"first byte wrong": KeyTable(PEPPER, [near]), "last byte wrong": KeyTable(PEPPER, [first])}
+    taken: dict[str, list[float]] = {name: [] for name in tables}
+    for _ in range(60):
+        for name, table in tables.items():
+            began = time.thread_time_ns()
+            for _ in range(200):
+                assert table.find(real, 0.0) is None
+            taken[name].append(time.thread_time_ns() - began)
+    one, other = (median(each) for each in taken.values())
+    assert 0.8 < one / other < 1.25
