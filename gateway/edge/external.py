@@ -17,7 +17,7 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import ExternalAuth
-from gateway.core.headers import get, serialise
+from gateway.core.headers import CERTIFICATE_FIELDS, get, serialise
 from gateway.edge.authenticate import CREDENTIALS, REALM, Means, Names, Rejected, credential_in
 from gateway.edge.question import Ask, start_of
 from gateway.errors import ClientLeft, Forbidden, GatewayError, StoreUnavailable, Unauthenticated
@@ -78,7 +78,7 @@ class External:
         self._known = known(_Known(app)) if known is not None else None
         self._clock = clock
         self._names = Names(means.identity_headers)
-        self._sent = frozenset(name.encode() for name in settings.send)
+        self._sent = frozenset(name.encode() for name in settings.send) - CERTIFICATE_FIELDS  # a client's word
         self._accepted = tuple(name.encode() for name in settings.accept)
         self._answered = tuple(name.encode() for name in settings.answer)
         self._start = start_of(b"GET", settings.external)

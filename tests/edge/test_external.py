@@ -81,6 +81,13 @@ def test_it_is_asked_with_the_head_of_the_request_and_nothing_that_a_client_says
     ]  # fmt: skip
 
 
+def test_no_client_tells_it_of_a_tls_certificate() -> None:
+    door = Door(YES, send=["x-client-cert", "cookie"])
+    door.call((b"x-client-cert", b"alices"), (b"cookie", b"a=b"))
+    assert b"alices" not in door.service.asked[0]
+    assert b"cookie: a=b" in door.service.asked[0]
+
+
 def test_who_is_admitted_goes_on_under_the_headers_that_it_says_and_no_others() -> None:
     door = Door(YES, principal="x-user", answer=["set-cookie"])
     exchange, headers = door.call(
