@@ -31,5 +31,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Figures]]) -> None:
     above.set_ylim(0, 1.02)
     below.set_ylabel("seconds to the first token, p99")
     below.set_yscale("log")
+    below.yaxis.set_major_formatter("{x:g}")
+    below.yaxis.set_minor_formatter("{x:g}")
     canvas.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     canvas.savefig(path, dpi=110)
