@@ -128,11 +128,15 @@ class Limits(Strict):
     header_count: int = setting(100, "Fields in a header section; more is 431.", ge=1)
     target_bytes: PositiveSize = setting("16KiB", "The request target; more is 414.")
     headers_timeout: Positive = setting("10s", "From the first byte of a head to its end.")
+    unfinished_bytes: PositiveSize = setting(
+        "16MiB", "All header sections under way in a worker; above it those that take longest are cut off."
+    )
     trailer_bytes: PositiveSize = setting("16KiB", "A trailer section, and the extensions of chunks; more is 431.")
     body_idle: Positive = setting("30s", "Longest silence inside a request's body.")
     body_rate: int = setting(
         240, "Bytes a second at which a body comes at least, over each `body_idle`; 0: any rate will do.", ge=0
     )
+    write_bytes: PositiveSize = setting("64KiB", "Of an answer, that wait for a client which is slow to take it.")
     write_idle: Positive = setting("60s", "Longest time a client may take none of an answer.")
     connections: int = setting(20_000, "In all; more wait to be accepted. Idle ones make room.", ge=1)
     connections_per_address: int = setting(

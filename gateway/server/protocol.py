@@ -100,6 +100,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.state.connections.add(cast(Any, self))
         self.deadlines.watched.add(self)
         self.deadline = monotonic() + self.limits.headers_timeout
+        self.transport.set_write_buffer_limits(self.limits.write_bytes)  # uvloop has 512 KiB under TLS
         self.client = self.announced or _address(transport.get_extra_info("peername"))
         self.server = _address(transport.get_extra_info("sockname"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
@@ -110,6 +111,9 @@ class EdgeProtocol(asyncio.Protocol):
         self.deadlines.watched.discard(self)
         if self.leave is not None:
             self.leave()
+        # The parser holds us, and the collector of cycles comes seldom: what a head and TLS hold goes now.
+        self.parser = cast(Any, None)
+        self._begin()
         self.closing = True
         self.resume_writing()
         self.pipeline.clear()
@@ -305,6 +309,11 @@ class EdgeProtocol(asyncio.Protocol):
         """It waits for another request, and nothing of one is there."""
         return self.answer is None and self.begun > 0 and self.fed == 0 and not self.closing
 
+    @property
+    def is_stalled(self) -> bool:
+        """It has sent some of a head, and no answer is under way."""
+        return self.answer is None and self.fed > 0 and not self.is_head_done and not self.closing
+
     def retire(self) -> None:
         """Close it, idle as it is, to make room."""
         self._close(linger=0.0)
@@ -422,6 +431,7 @@ class EdgeProtocol(asyncio.Protocol):
         a connection closed on unread bytes is reset, and with it goes an answer that was not read yet (RFC 9112, 9.6).
         A TLS transport does so by itself."""
         self.closing = True
+        self._begin()
         transport = self.transport
         if transport.is_closing():
             return

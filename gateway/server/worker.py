@@ -43,6 +43,7 @@ from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_settings
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
+from gateway.server.relief import GiveBack, relieve
 from gateway.server.room import Room
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
@@ -67,7 +68,7 @@ from gateway.tls.validation import ANSWERS
 _log = logging.getLogger("gateway.worker")
 
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
-_WEIGH_EVERY = 10  # sweeps between two looks at memory
+_WEIGH_EVERY = 5  # sweeps between two looks at memory
 _TRIM_SECONDS = 5.0
 _HEAR_SECONDS = 0.25
 _ASK_SECONDS = 0.02
@@ -119,6 +120,7 @@ class Worker:
         )
         self.due = math.inf  # when the next sweep should be
         self.look = 0  # sweeps
+        self.give_back = GiveBack()
         self.is_swapping = False
         self.is_behind = False  # something was published since a swap last looked
 
@@ -271,6 +273,13 @@ class Worker:
         now = monotonic()
         self._weigh(now)
         self.runtime.deadlines.sweep(now)
+        self.give_back.see(len(self.server.server_state.connections))
+        if self.look % 2 == 0:
+            bound = self.settings.gateway.limits.unfinished_bytes
+            cut = relieve(self.server.server_state.connections, bound, now)
+            if cut:
+                refused = self.runtime.recorder.totals.connections_refused
+                refused["unfinished"] = refused.get("unfinished", 0) + cut
 
     def _weigh(self, now: float) -> None:
         """Whether this worker has too much to do."""
@@ -288,6 +297,7 @@ class Worker:
     def _trim(self) -> None:
         self.loop.call_later(_TRIM_SECONDS, self._trim)
         self.runtime.trim(monotonic())
+        self.give_back.look(len(self.server.server_state.connections))
 
     def _flush_often(self) -> None:
         self.loop.call_later(FLUSH_SECONDS, self._flush_often)

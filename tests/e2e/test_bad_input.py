@@ -332,9 +332,10 @@ def test_an_idle_connection_is_closed_without_a_word_after_its_time(client: Wire
 
 
 def test_many_clients_that_stall_do_not_hold_up_one_that_does_not(gateway: Gateway) -> None:
-    stalled = [gateway.raw() for _ in range(30)]
-    for wire in stalled:
-        wire.send(GET)
+    stalled = []
+    for _ in range(30):
+        stalled.append(gateway.raw())
+        stalled[-1].send(GET)
     with gateway.raw() as client:
         client.send(GET + b"\r\n")
         assert client.read_response().status == 200

@@ -57,6 +57,9 @@ class Transport:
     def resume_reading(self) -> None:
         self.is_reading = True
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.high = high
+
     def get_write_buffer_size(self) -> int:
         return 0
 
