@@ -54,6 +54,14 @@ def models_are_public(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth"), f"model {name!r} is public: anyone may call it")
 
 
+def hidden_models_take_their_time(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        slow = sorted(model.kinds_of_auth & {"basic", "introspection", "external"})
+        if model.hide and slow:
+            message = f"to look at a credential ({', '.join(slow)}) takes time, which tells that there is something"
+            yield Finding(("models", name, "hide"), message)
+
+
 def services_are_in_clear(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, method in enumerate(model.auth):
@@ -146,6 +154,7 @@ ADVICE: tuple[Rule, ...] = (
     everybody_is_trusted,
     issuers_are_careless,
     models_are_public,
+    hidden_models_take_their_time,
     services_are_in_clear,
     endpoints_are_in_clear,
     endpoints_are_not_proved,

@@ -136,7 +136,7 @@ class External:
         """The question, but for its id."""
         fields = [
             header for header in scope["headers"]
-            if header[0] in self._sent and not credential_in(*header).startswith(b"gw_")
+            if header[0] in self._sent and not (header[0] in CREDENTIALS and b"gw_" in header[1])
         ]  # fmt: skip
         query = scope["query_string"]
         uri = scope["raw_path"] + (b"?" + query if query else b"")

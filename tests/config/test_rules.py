@@ -109,6 +109,11 @@ DOUBTFUL = {  # advice -> (file, what is said)
         "routes.yaml:5: models.m.versions.v1.endpoints[1]: http://8.8.8.8:1 is reached "
         "over http:// outside private networks",
     ),
+    "hidden_models_take_their_time": (
+        model("auth: [key, {external: http://127.0.0.1/}]\nhide: true"),
+        "routes.yaml:4: models.m.hide: to look at a credential (external) takes time, which tells that there is "
+        "something",
+    ),
     "services_are_in_clear": (
         model("auth: [{external: http://decides.example.com/}]"),
         "routes.yaml:3: models.m.auth[0].external: credentials go to it over http:// outside private networks",

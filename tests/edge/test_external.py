@@ -177,6 +177,8 @@ def test_a_key_of_ours_is_never_shown_to_it(keys: bool) -> None:
             (b"x-api-key", bad),
             (b"authorization", b"Bearer " + KEY),
             (b"authorization", b"bearer  " + KEY),
+            (b"authorization", KEY),
+            (b"authorization", b"Token " + KEY),
         ):
             assert door.call(header)
         assert b"gw_" not in b"".join(door.service.asked)
