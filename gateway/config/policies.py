@@ -225,9 +225,17 @@ class BalanceSettings(Strict):
 
 
 class HealthSettings(Strict):
-    """Checks of each endpoint, one at a time. Without any, an endpoint counts as up."""
+    """Checks of each endpoint, one at a time, by one process of the machine. Without any, an endpoint counts as up.
+    Nothing but GET is ever sent: no check costs a completion."""
 
+    type: Literal["http", "tcp", "grpc"] = setting(
+        "http", "`tcp`: that it accepts a connection, TLS included; `grpc`: grpc.health.v1."
+    )
     path: Target = setting("/", "What is asked for, with GET.")
+    port: int | None = setting(None, "Another port than the endpoint's own.", ge=1, le=65535)
+    headers: FieldMap = setting({}, "Fields that are sent with it.")
+    contains: str = setting("", "What the first 64 KiB of the answer's body must hold.")
+    service: str = setting("", "The service that `grpc` asks about; the whole server if empty.", max_length=100)
     interval: Positive = setting("5s", "From one check to the next.")
     timeout: Positive = setting("2s", "How long an answer may take.")
     rise: int = setting(2, "Good checks in a row that bring an endpoint up.", ge=1)

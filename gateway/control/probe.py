@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import httpx2
 
 from gateway.config.settings import HealthSettings
+from gateway.control import grpc
 from gateway.core.endpoint import Address, Health
 from gateway.core.health import Vitals, drain, judge, pause
 
@@ -43,6 +44,11 @@ class Check(NamedTuple):
     rise: int
     fall: int
     expect: frozenset[int]  # statuses that are good; empty: any 2xx or 3xx
+    kind: str = "http"  # http | tcp | grpc
+    port: int | None = None  # another one than the URL's
+    headers: tuple[tuple[str, str], ...] = ()
+    contains: str = ""  # in the answer's body
+    service: str = ""  # asked about by gRPC; "": the server as a whole
 
     def is_good(self, status: int) -> bool:
         return status in self.expect if self.expect else 200 <= status < 400
@@ -70,7 +76,19 @@ class Target(NamedTuple):
         if health is None:
             return cls(url, None, drain)
         expect = frozenset(health.expect)
-        check = Check(health.path, health.interval, health.timeout, health.rise, health.fall, expect)
+        check = Check(
+            health.path,
+            health.interval,
+            health.timeout,
+            health.rise,
+            health.fall,
+            expect,
+            health.type,
+            health.port,
+            tuple(health.headers.items()),
+            health.contains,
+            health.service,
+        )
         return cls(url, check, drain, tls, server_name)
 
     @property
@@ -204,18 +222,26 @@ class Prober:
 
     async def _ask(self, target: Target, check: Check) -> tuple[bool, str]:
         """One check: its verdict, and why."""
-        request = _request(Address.parse(target.url), check.path, target.server_name)
-        transports = self._transports[target.tls]
+        address = Address.parse(target.url)
+        address = address._replace(port=check.port or address.port)
         try:
             async with asyncio.timeout(check.timeout):
+                if check.kind == "tcp":
+                    return await _connect(address, target)
+                if check.kind == "grpc":
+                    return await grpc.check(address, check.service, target.tls, target.server_name)
+                request = _request(address, check, target.server_name)
+                transports = self._transports[target.tls]
                 try:
-                    status = await _status(transports.kept, request)
+                    status, body = await _read(transports.kept, request)
                 except _STALE:
-                    status = await _status(transports.fresh, request)
+                    status, body = await _read(transports.fresh, request)
         except TimeoutError:
             return False, f"no answer within {check.timeout:g} s"
         except (httpx2.HTTPError, OSError) as error:
             return False, _describe(error)
+        if check.is_good(status) and check.contains.encode() not in body:
+            return False, f"status {status}, without {check.contains!r} in its body"
         return check.is_good(status), f"status {status}"
 
     def _tell(self, url: str, reason: str) -> None:
@@ -235,31 +261,40 @@ class Prober:
         return f"<Prober of {len(self._probes)} targets: {counts}>"
 
 
-def _same(target: Target) -> tuple[str, str | None, bool]:
+def _same(target: Target) -> tuple[str, Check | None, bool]:
     """Targets alike in this ask the same question."""
-    return target.url, target.check.path if target.check else None, target.drain
+    question = target.check._replace(interval=0.0, timeout=0.0, rise=0, fall=0) if target.check else None
+    return target.url, question, target.drain
 
 
-def _request(address: Address, path: str, server_name: str | None) -> httpx2.Request:
-    url = f"{address.scheme}://{address.authority.decode()}{address.prefix.decode()}{path}"
+async def _connect(address: Address, target: Target) -> tuple[bool, str]:
+    """Somebody accepts, TLS included. Raises OSError."""
+    name = (target.server_name or address.host) if target.tls else None
+    _, writer = await asyncio.open_connection(address.host, address.port, ssl=target.tls, server_hostname=name)
+    writer.transport.abort()
+    return True, "connected"
+
+
+def _request(address: Address, check: Check, server_name: str | None) -> httpx2.Request:
+    url = f"{address.scheme}://{address.authority.decode()}{address.prefix.decode()}{check.path}"
     # The deadline is asyncio's, over all phases together; httpx2's own would each begin anew.
     extensions: dict[str, Any] = {"timeout": {}}
     if server_name:
         extensions["sni_hostname"] = server_name
-    return httpx2.Request("GET", url, headers=_HEADERS, extensions=extensions)
+    return httpx2.Request("GET", url, headers={**_HEADERS, **dict(check.headers)}, extensions=extensions)
 
 
-async def _status(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -> int:
+async def _read(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -> tuple[int, bytes]:
     response = await transport.handle_async_request(request)
     try:
-        size = 0
+        body = b""
         async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > BODY:
+            body += chunk
+            if len(body) > BODY:
                 break
     finally:
         await response.aclose()
-    return response.status_code
+    return response.status_code, body
 
 
 def _describe(error: BaseException) -> str:

@@ -86,6 +86,7 @@ class Controller:
         self.prober = Prober(self.columns.tell)
         self.engines = Engines(self.columns.tell_engine)
         self.contexts = UpstreamContexts()  # for probes and engines
+        self.grpc_contexts = UpstreamContexts()  # for probes that speak HTTP/2
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
@@ -232,6 +233,7 @@ class Controller:
         self.prober.update(self._targets(settings))
         self.engines.update(self._sources(settings))
         self.contexts.retain(set(_proofs(settings)))
+        self.grpc_contexts.retain(set(_proofs(settings)))
         self._warn_of_insecure(settings)
         if settings.auth.jwt != self.issuers:
             self.issuers = list(settings.auth.jwt)
@@ -275,7 +277,12 @@ class Controller:
                     yield Source(endpoint.url, metrics.path, metrics.port, context, tls.server_name)
 
     def _target(self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS) -> Target:
-        context = self.contexts.of(tls) if health and endpoint.address.scheme == "https" else None
+        context = None
+        if health and endpoint.address.scheme == "https":
+            is_grpc = health.type == "grpc"
+            context = (self.grpc_contexts if is_grpc else self.contexts).of(tls)
+            if is_grpc:
+                context.set_alpn_protocols(["h2"])
         return Target.of(endpoint.url, health, tls=context, server_name=tls.server_name)
 
     def drain(self, urls: set[str], deadline: float | None) -> None:
