@@ -138,11 +138,11 @@ class Session:
 
 SYSTEM = 31  # blocks: 2,000 tokens
 TURNS = 8
-QUESTION = (50, 400)
-ANSWER = 200
-THINK = 10.0
-USERS = 600
-SYSTEMS = 60
+QUESTION = (200, 1200)  # tokens
+ANSWER = 100  # on average
+THINK = 15.0  # seconds, on average
+USERS = 680
+SYSTEMS = 500
 
 
 def sessions(world: World, dice: Random, seconds: float) -> Arrivals:

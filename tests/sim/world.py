@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.core.ejection import Rules
 from gateway.core.endpoint import Endpoint, Health, Lease, Row
@@ -46,6 +46,15 @@ class Request:
         return self.output < 2 or (self.end - self.first) / (self.output - 1) <= TOKEN_LATE
 
 
+class Reading(NamedTuple):
+    """A policy that is handed prompts, as `Informed` hands it those of the data plane."""
+
+    policy: PromptPolicy
+
+    def pick(self, candidates: Sequence[Endpoint], key: Prompt, now: float, rng: Random) -> Endpoint:
+        return self.policy.choose(candidates, key, now, rng)
+
+
 class World:
     """One run: a pool under one policy. Times are seconds from 0; the policy's clock is that too."""
 
@@ -83,7 +92,8 @@ class World:
         self.reader: PromptPolicy | None = chosen if policy in PROMPTED else None  # type: ignore[assignment]
         # With these policies, who gets the long prompts is no outlier.
         rules = Rules(slowness=inf) if self.reader is not None else Rules()
-        self.pool = Pool("m", "v", self.endpoints, chosen, "m", None, (), rules)
+        picked = chosen if self.reader is None else Reading(self.reader)
+        self.pool = Pool("m", "v", self.endpoints, picked, "m", None, (), rules)
 
     def ring(self) -> None:
         self.changes[0] += 1
@@ -132,17 +142,14 @@ class World:
             self.attempt(now, waiter.what, busy)
 
     def attempt(self, now: float, request: Request, tried: tuple[Endpoint, ...]) -> None:
-        candidates = self.pool.candidates(tried, now)
+        key: Any = request.head
         if self.reader is not None:
-            prompt = Prompt(request.prompt, request.chain, request.head, principal=request.user)
-            endpoint = self.reader.choose(candidates, prompt, now, self.rng)
-        else:
-            endpoint = self.pool.policy.pick(candidates, request.head, now, self.rng)
-        if endpoint.standing.is_unproven:
-            self.pool.prove(endpoint, now)
+            key = Prompt(request.prompt, request.chain, request.head, principal=request.user)
+        endpoint = self.pool.pick(key, now, self.rng, tried)
+        assert endpoint is not None
         lease = endpoint.lease()
         lease.__enter__()
-        stream = self.reader.begin(endpoint, prompt, now) if self.reader is not None else None
+        stream = self.reader.begin(endpoint, key, now) if self.reader is not None else None
         request.place = place = endpoint.slot
         request.began = now
         self.places.append((now, place))
@@ -194,13 +201,11 @@ class Call:
         self.world.finish(self.request, now)
 
     def fail(self, now: float, _: None) -> None:
-        """A head came, soon: policies by latency take it for a good sample."""
         world = self.world
-        self.endpoint.observe(now - self.request.began, now)
         if self.stream is not None:
             self.stream.end(now, is_failed=True)
         self.lease.__exit__(None, None, None)
-        world.pool.fail(self.endpoint, now)
+        world.pool.judge(self.endpoint, 500, 0.0, now)
         if len(self.tried) < world.attempts:
             world.attempt(now, self.request, self.tried)
             return

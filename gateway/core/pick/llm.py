@@ -42,7 +42,7 @@ OUTPUT: Final = 200.0
 
 
 class Llm(Prompted):
-    """Exact full scan: 0.7 us an endpoint."""
+    """Exact full scan: 1 us an endpoint."""
 
     __slots__ = ("_endpoints", "_output", "_settle_at")
 
@@ -76,7 +76,7 @@ class Llm(Prompted):
             stall = a * new
             scores.append(
                 WAIT * (work.b + late + a * ahead + stall * work.stretch)
-                + error_cost(endpoint, now)
+                + (error_cost(endpoint, now) if endpoint.standing.cost else 0.0)
                 + others * stall * (stall / (stall + FELT))
                 + output * work.stretch * (work.e + work.d * (work.context + own + 0.5 * others * own))
             )

@@ -1,0 +1,197 @@
+"""Policies that read prompts: each one's rule, and what the default learns."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from gateway.core.endpoint import Endpoint
+from gateway.core.pick import PROMPTED
+from gateway.core.pick.llm import Llm
+from gateway.core.pick.prefill import LeastPrefill, LMetric, StickyUntilSaturated
+from gateway.core.pick.prefix import CacheAware, PrefixHash
+from gateway.core.prompt import Prompt
+from gateway.core.work import EngineLoad, Stream
+from tests.core.simulated_pool import make_pool
+
+DICE = Random(1)
+
+
+def hold(endpoint: Endpoint, leases: int) -> None:
+    for _ in range(leases):
+        endpoint.lease().__enter__()
+
+
+def wait(endpoint: Endpoint, tokens: int) -> Stream:
+    """A prompt of its own is sent there."""
+    hold(endpoint, 1)
+    return endpoint.work.begin(tokens, 0, 100, 0.0)
+
+
+@pytest.mark.parametrize("name", sorted(PROMPTED))
+def test_a_prompt_goes_to_a_candidate_and_all_that_it_left_is_gone_at_its_end(name: str) -> None:
+    pool, dice = make_pool(5), Random(2)
+    policy = PROMPTED[name](pool)
+    running: list[Stream] = []
+    for number in range(300):
+        now = number / 50
+        among = dice.sample(pool, dice.randint(1, 5))
+        prompt = Prompt(dice.randint(1, 5000), [dice.randrange(40) for _ in range(dice.randrange(5))], b"%d" % number)
+        endpoint = policy.choose(among, prompt, now, dice)
+        assert endpoint in among
+        running.append(policy.begin(endpoint, prompt, now))
+        if len(running) > 20:
+            stream = running.pop(dice.randrange(len(running)))
+            if dice.random() < 0.8:
+                stream.first(now)
+            stream.end(now, 30)
+    for stream in running:
+        stream.end(10.0)
+    assert {(e.work.pending, e.work.running, e.work.context, len(e.work.waiting)) for e in pool} == {(0, 0, 0, 0)}
+
+
+def test_least_prefill_counts_what_is_pending_and_what_is_not_kept() -> None:
+    pool = make_pool(3)
+    policy = LeastPrefill(pool)
+    wait(pool[0], 500)
+    wait(pool[1], 2000)
+    wait(pool[2], 2000)
+    prompt = Prompt(1600, range(25))
+    policy.begin(pool[2], prompt, 0.0).end(0.0)
+    assert policy.choose(pool, prompt, 0.0, DICE) is pool[2]  # 2001, where 2100 and 3600 are
+    assert policy.choose(pool, Prompt(1600), 0.0, DICE) is pool[0]
+
+
+def test_lmetric_multiplies_tokens_by_requests() -> None:
+    pool = make_pool(2)
+    policy = LMetric(pool)
+    hold(pool[0], 3)
+    wait(pool[1], 2000)
+    assert policy.choose(pool, Prompt(500), 0.0, DICE) is pool[0]  # 500 x 4, 2500 x 2
+    assert policy.choose(pool, Prompt(5000), 0.0, DICE) is pool[1]  # 5000 x 4, 7000 x 2
+
+
+def test_cache_aware_follows_the_cache_until_loads_are_uneven() -> None:
+    pool = make_pool(2)
+    policy = CacheAware(pool)
+    prompt = Prompt(640, range(10))
+    policy.begin(pool[0], prompt, 0.0).end(0.0)
+    hold(pool[0], 64)
+    assert policy.choose(pool, prompt, 0.0, DICE) is pool[0]
+    assert policy.choose(pool, Prompt(640, [*range(3), 70, 71]), 0.0, DICE) is pool[1]  # three of ten are not enough
+    hold(pool[0], 1)
+    assert policy.choose(pool, prompt, 0.0, DICE) is pool[1]
+
+
+def test_prefix_hash_needs_no_index_and_leaves_the_overloaded() -> None:
+    pool = make_pool(4)
+    policy = PrefixHash(pool)
+    home = policy.choose(pool, Prompt(100, head=b"You are"), 0.0, DICE)
+    other = make_pool(4)
+    assert PrefixHash(other).choose(other, Prompt(900, head=b"You are"), 9.0, DICE).url == home.url
+    hold(home, 5)
+    assert policy.choose(pool, Prompt(100, head=b"You are"), 0.0, DICE) is not home
+
+
+def test_sticky_leaves_one_that_is_saturated_by_its_queue_or_by_its_own_word() -> None:
+    pool = make_pool(2)
+    policy = StickyUntilSaturated(pool)
+    prompt = Prompt(640, range(10))
+    policy.begin(pool[0], prompt, 0.0).end(0.0)
+    hold(pool[0], 5)
+    assert policy.choose(pool, prompt, 0.0, DICE) is pool[0]
+    pool[0].work.engine = EngineLoad(10.0, 0, 5, 0.9)
+    assert policy.choose(pool, prompt, 11.0, DICE) is pool[1]
+    assert policy.choose(pool, prompt, 20.0, DICE) is pool[0]  # that is old news
+    hold(pool[0], 1)
+    assert policy.choose(pool, prompt, 20.0, DICE) is pool[1]
+
+
+# --- the default ------------------------------------------------------------------------------------------------------
+
+
+def teach(pool: list[Endpoint], seconds: list[tuple[float, float]], until: float = 30.0) -> None:
+    """Each endpoint shows its seconds for a thousand tokens of prompt, and for one of output."""
+    dice = Random(5)
+    for number in range(60):
+        began = until * number / 60
+        for endpoint, (thousand, each) in zip(pool, seconds, strict=True):
+            tokens = dice.randint(100, 3000)
+            stream = endpoint.work.begin(tokens, 0, 100, began)
+            stream.first(began + thousand * tokens / 1000)
+            stream.end(began + thousand * tokens / 1000 + 100 * each, 101)
+
+
+def test_it_learns_how_fast_each_endpoint_is() -> None:
+    pool = make_pool(3)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008), (0.04, 0.008), (0.16, 0.03)])
+    policy.choose(pool, Prompt(100), 31.0, DICE)
+    assert pool[0].work.a == pytest.approx(40e-6, rel=0.05)
+    assert pool[2].work.a == pytest.approx(160e-6, rel=0.05)
+    pace = [endpoint.work.e + endpoint.work.d * endpoint.work.context for endpoint in pool]
+    assert pace[2] / pace[0] == pytest.approx(30 / 8, rel=0.3)
+
+
+def test_an_endpoint_that_nothing_is_known_of_is_like_the_others() -> None:
+    pool = make_pool(4)
+    policy = Llm(pool)
+    teach(pool[:3], [(0.04, 0.008)] * 3)
+    chosen: Counter[int] = Counter()
+    for _ in range(16):
+        endpoint = policy.choose(pool, Prompt(500), 31.0, DICE)
+        hold(endpoint, 1)
+        policy.begin(endpoint, Prompt(500), 31.0)
+        chosen[endpoint.slot] += 1
+    assert pool[3].work.a == pytest.approx(40e-6, rel=0.1)
+    assert chosen == {0: 4, 1: 4, 2: 4, 3: 4}
+
+
+def test_a_slow_one_is_left_alone_and_asked_again_when_that_is_long_ago() -> None:
+    pool = make_pool(4)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 3 + [(0.24, 0.048)])
+    assert 3 not in {policy.choose(pool, Prompt(100), 31.0, DICE).slot for _ in range(100)}
+    teach(pool[:3], [(0.04, 0.008)] * 3, until=400.0)
+    hold(pool[0], 1)
+    hold(pool[1], 1)
+    hold(pool[2], 1)
+    assert policy.choose(pool, Prompt(100), 400.0, DICE) is pool[3]
+
+
+def test_one_that_is_late_with_a_first_token_is_sent_no_more() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 2)
+    policy.begin(pool[0], Prompt(1000), 31.0)
+    assert {policy.choose(pool, Prompt(100), 33.0, DICE).slot for _ in range(50)} == {1}
+
+
+def test_a_kept_beginning_draws_a_prompt_unless_too_much_waits_there() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 2)
+    prompt = Prompt(6400, range(100))
+    policy.begin(pool[1], prompt, 30.0).end(30.0)
+    assert {policy.choose(pool, prompt, 31.0, DICE).slot for _ in range(50)} == {1}
+    policy.begin(pool[1], Prompt(60_000), 31.0)
+    assert policy.choose(pool, prompt, 31.0, DICE) is pool[0]
+
+
+def test_a_long_prompt_goes_where_it_stops_fewer_streams() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 2)
+    hold(pool[0], 30)
+    policy.begin(pool[1], Prompt(1500), 31.0)
+    hold(pool[1], 1)
+    assert policy.choose(pool, Prompt(40_000), 31.0, DICE) is pool[1]
+    assert policy.choose(pool, Prompt(50), 31.0, DICE) is pool[0]
+
+
+def test_failures_cost_seconds() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 2)
+    pool[0].standing.fail(31.0)
+    assert {policy.choose(pool, Prompt(100), 31.0, DICE).slot for _ in range(50)} == {1}
