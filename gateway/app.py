@@ -70,7 +70,7 @@ from gateway.edge.credentials import KeepCredential, PassCredential, ReplaceCred
 from gateway.edge.enter import Enter, own_routes
 from gateway.edge.external import External
 from gateway.edge.fallback import Fallback
-from gateway.edge.hashkey import key_of_model
+from gateway.edge.hashkey import ReadKey, key_of_model, reads_body
 from gateway.edge.hide import Admitted, Hide
 from gateway.edge.hsts import Hsts
 from gateway.edge.in_flight import InFlight
@@ -249,6 +249,8 @@ def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: R
     app: ASGIApp = forward
     if any((arm.balance or model.balance).policy in PROMPTED for arm in model.versions.values()):
         app = Infer(app, bound=model.json_bytes)
+    if any(reads_body(arm.balance or model.balance) for arm in model.versions.values()):
+        app = ReadKey(app, bound=model.json_bytes)
     if model.upstream_auth is not None:
         app = ReplaceCredential(app, header=read_credential(model.upstream_auth))
     if model.pass_certificate:

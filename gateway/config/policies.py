@@ -135,20 +135,29 @@ class StickySettings(Strict):
     ttl: Positive = setting("1h", "How long a choice lasts.")
 
 
-class HashKey(Strict):
+class HashPart(Strict):
     """Exactly one of these. A request that lacks it is hashed by its client's address."""
 
     header: FieldName | None = setting(None, "A request header's value.")
     cookie: CookieName | None = setting(None, "A cookie's value.")
     query: Text | None = setting(None, "A query parameter's value.")
+    claim: Text | None = setting(None, "A claim of the caller's token; `org.id` is `id` inside `org`.")
+    body: Text | None = setting(None, "A member of a JSON body of at most `json_bytes`; `a.b` is `b` inside `a`.")
     principal: bool = setting(False, "Who is calling.")
     ip: bool = setting(False, "The client's address.")
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if sum(map(bool, (self.header, self.cookie, self.query, self.principal, self.ip))) != 1:
-            raise ValueError("needs exactly one of header, cookie, query, principal, ip")
+        parts = (self.header, self.cookie, self.query, self.claim, self.body, self.principal, self.ip)
+        if sum(map(bool, parts)) != 1:
+            raise ValueError("needs exactly one of header, cookie, query, claim, body, principal, ip")
         return self
+
+
+class HashKey(HashPart):
+    """Exactly one of these, beside `fallback`."""
+
+    fallback: HashPart = setting({"ip": True}, "What is hashed of a request that lacks it.")
 
 
 class EngineMetrics(Strict):

@@ -5,11 +5,15 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.types import Scope
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.config.policies import HashPart
 from gateway.config.settings import BalanceSettings, ModelSettings
+from gateway.core.access import claim_at
 from gateway.core.headers import get
 from gateway.core.pick import PROMPTED
+from gateway.edge.body import Replay, read_body
 from gateway.model import Exchange
 
 KeyOf = Callable[[Scope, Exchange], Any]
@@ -24,15 +28,49 @@ def key_of(settings: BalanceSettings) -> KeyOf | None:
         return _ip
     if settings.policy != "consistent_hash":
         return None
-    key = settings.hash
+    if settings.hash.ip:
+        return _ip
+    first, second = _part(settings.hash), _part(settings.hash.fallback)
+    return lambda scope, exchange: first(scope, exchange) or second(scope, exchange) or _ip(scope, exchange)
+
+
+def reads_body(settings: BalanceSettings) -> bool:
+    """Whether a key may stand in the body."""
+    parts = (settings.hash, settings.hash.fallback)
+    return settings.policy == "consistent_hash" and any(part.body is not None for part in parts)
+
+
+class ReadKey:
+    """Reads a JSON body of at most `bound` bytes, so that a key in it can be hashed."""
+
+    def __init__(self, app: ASGIApp, *, bound: int) -> None:
+        self.app = app
+        self.bound = bound
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        fields = exchange.fields
+        length = fields.get(b"content-length", b"")
+        is_small = length.isdigit() and 0 < int(length) <= self.bound
+        if exchange.body is None and is_small and b"json" in fields.get(b"content-type", b"").lower():
+            exchange.body = await read_body(receive, self.bound)
+            receive = Replay(exchange.body, receive)
+        await self.app(scope, receive, send)
+
+
+def _part(key: HashPart) -> Callable[[Scope, Exchange], bytes | None]:
     if key.header is not None:
-        return _or_ip(_header(key.header.lower().encode("latin-1")))
+        return _header(key.header.lower().encode("latin-1"))
     if key.cookie is not None:
-        return _or_ip(_cookie(key.cookie))
+        return _cookie(key.cookie)
     if key.query is not None:
-        return _or_ip(_query(key.query))
+        return _query(key.query)
+    if key.claim is not None:
+        return _claim(key.claim)
+    if key.body is not None:
+        return _member(key.body)
     if key.principal:
-        return _or_ip(lambda scope, exchange: exchange.principal.id.encode())
+        return lambda scope, exchange: exchange.principal.id.encode()
     return _ip
 
 
@@ -55,12 +93,29 @@ def _ip(scope: Scope, exchange: Exchange) -> bytes:
     return exchange.client_ip.encode()
 
 
-def _or_ip(read: Callable[[Scope, Exchange], bytes | None]) -> KeyOf:
-    return lambda scope, exchange: read(scope, exchange) or exchange.client_ip.encode()
-
-
 def _header(name: bytes) -> Callable[[Scope, Exchange], bytes | None]:
     return lambda scope, exchange: get(scope["headers"], name)
+
+
+def _claim(name: str) -> Callable[[Scope, Exchange], bytes | None]:
+    return lambda scope, exchange: _bytes(claim_at(exchange.principal.claims, name))
+
+
+def _member(name: str) -> Callable[[Scope, Exchange], bytes | None]:
+    def read(scope: Scope, exchange: Exchange) -> bytes | None:
+        try:
+            found = msgspec.json.decode(exchange.body) if exchange.body else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None  # the model server may say so
+        return _bytes(claim_at(found, name)) if isinstance(found, dict) else None
+
+    return read
+
+
+def _bytes(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    return value.encode() if isinstance(value, str) else msgspec.json.encode(value)
 
 
 def _query(name: str) -> Callable[[Scope, Exchange], bytes | None]:

@@ -182,3 +182,21 @@ def sorted_labels(gateway: Gateway) -> str:
             line = f"{name}{{{','.join(sorted(labels.split(',')))}}}{value.replace('.0', '')}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def test_a_member_of_the_body_binds_its_requests_to_an_endpoint(
+    servers: list[Server], upstreams: list[RawUpstream]
+) -> None:
+    balance = {"policy": "consistent_hash", "hash": {"body": "user", "fallback": {"header": "x-key"}}}
+    with gateway_of(upstreams, auth=[], balance=balance) as gateway, gateway.client() as client:
+        homes = set()
+        for user in range(12):
+            before = [server.asked for server in servers]
+            for _ in range(3):
+                assert client.post("/models/demo/x", json={"user": f"user {user}"}).status_code == 200
+            (home,) = [n for n, server in enumerate(servers) if server.asked != before[n]]
+            homes.add(home)
+        assert len(homes) > 2, "users spread"
+        before = [server.asked for server in servers]
+        assert {ask(client, 7) for _ in range(3)} == {200}
+        assert sorted(server.asked - old for server, old in zip(servers, before, strict=True)) == [0] * 7 + [3]
