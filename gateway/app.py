@@ -95,12 +95,23 @@ from gateway.upstream.gate import Bounds, Gates
 from gateway.upstream.retrier import Retrier
 
 
+class Gateway(Starlette):
+    """Starlette with our layers as its middleware and none of its own: `Rescue` does what those do with exceptions,
+    and their way costs every message that is sent a coroutine."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for layer, arguments, options in reversed(self.user_middleware):
+            app = layer(app, *arguments, **options)
+        return app
+
+
 def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettings | None = None) -> Starlette:
     """The app of a worker. `runtime.snapshot` is read for every request and may be replaced at any time."""
     listing = Listing(lambda: runtime.snapshot, lambda: runtime.means)
     if runtime.clients:
         listing.by_certificate = lambda app, otherwise: _by_certificate(app, otherwise, runtime)
-    return Starlette(
+    return Gateway(
         routes=routes_of(listing),
         middleware=[
             Middleware(

@@ -10,7 +10,6 @@ noticed by the next batch, which opens a new one of the old name.
 """
 
 import asyncio
-import json
 import logging
 import os
 import queue
@@ -18,12 +17,11 @@ import select
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
-
 from gateway.core.metrics import Totals
+from gateway.edge.line import ATOMIC_BYTES, Line, render
 from gateway.model import Exchange
 
 _log = logging.getLogger("gateway.journal")
@@ -31,43 +29,8 @@ _log = logging.getLogger("gateway.journal")
 BATCH_LINES = 512  # about 256 KiB; waking the writer costs as much as making ten lines
 BATCH_SECONDS = 0.1
 WAITING_BYTES = 4 * 2**20  # some 8,000 lines: what a disk may be late before lines are dropped
-# PIPE_BUF of Linux: up to this, a write to a pipe shared with other workers is not mixed with theirs (POSIX, write).
-ATOMIC_BYTES = 4096
 # What is kept of others' words, in bytes or characters: with each of them escaped to two, a line is under ATOMIC_BYTES.
 _PATH, _HOST, _AGENT, _ID, _NAME = 900, 255, 200, 128, 64
-_SHORT = 32  # characters kept of each where escapes to six and twelve would make it longer
-_OURS = ("time", "request_id", "client")
-
-
-class Line(msgspec.Struct, gc=False):
-    """The fields, always all of them, in this order. Times are milliseconds but for `time` (RFC 3339, UTC, the end of
-    the exchange); sizes are bytes of bodies."""
-
-    time: str
-    request_id: str
-    client: str
-    principal: str
-    principal_name: str
-    method: str
-    path: str  # without the query: keys and tokens travel there
-    host: str
-    model: str | None
-    version: str | None
-    endpoint: str | None
-    attempts: int
-    status: int
-    bytes_in: int
-    bytes_out: int
-    first_byte_ms: float | None
-    total_ms: float
-    error_owner: str | None
-    error_code: str | None
-    queued_ms: float | None
-    fallback_from: str | None
-    user_agent: str
-
-
-_encoder = msgspec.json.Encoder()
 
 
 class Journal:
@@ -177,35 +140,6 @@ class Journal:
         return f"<Journal {self._writer.path} gathered={len(self._lines)} waiting={waiting} dropped={self.dropped}>"
 
 
-def render(lines: Sequence[Line]) -> bytes:
-    """The lines' JSON, each with its LF: printable ASCII, and under ATOMIC_BYTES unless the configuration's own names
-    are longer than any client's words may be."""
-    try:
-        text = _encoder.encode_lines(lines)
-    except UnicodeEncodeError:  # half a surrogate pair, out of a token's claims
-        text = _DELETE
-    if text.isascii() and _DELETE not in text:
-        return text
-    if len(lines) > 1:  # so that one odd client does not make all lines dear
-        return b"".join(render([line]) for line in lines)
-    fields = msgspec.structs.asdict(lines[0])
-    text = _dump(fields)
-    if len(text) >= ATOMIC_BYTES:
-        for name, value in fields.items():
-            if isinstance(value, str) and name not in _OURS:
-                fields[name] = value[:_SHORT]
-        text = _dump(fields)
-    return text + b"\n"
-
-
-_DELETE = b"\x7f"
-
-
-def _dump(fields: dict[str, Any]) -> bytes:
-    """As msgspec does, but with whatever is not printable ASCII escaped."""
-    return json.dumps(fields, separators=(",", ":")).encode("ascii")
-
-
 _END = None
 _LF = 0x0A
 
@@ -218,23 +152,23 @@ class _Writer:
         self.written = 0  # bytes done with, written or lost
         self.lost = 0  # lines that could not be written
         self._batches: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._runner: threading.Thread | None = None
         self._is_torn = False  # the last write ended inside a line
         self._is_stuck = False  # the file is gone and no new one can be opened
         self._fd = -1
         self._open()
 
     def put(self, batch: bytes) -> None:
-        if self._thread is None:  # not in the constructor: threads do not survive a fork
-            self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-            self._thread.start()
+        if self._runner is None:  # not in the constructor: threads do not survive a fork
+            self._runner = threading.Thread(target=self._run, name="journal", daemon=True)
+            self._runner.start()
         self._batches.put(batch)
 
     def close(self, timeout: float) -> None:
-        if self._thread is not None:
+        if self._runner is not None:
             self._batches.put(_END)
-            self._thread.join(timeout)
-            if self._thread.is_alive():
+            self._runner.join(timeout)
+            if self._runner.is_alive():
                 return
         if self.path != "-":
             os.close(self._fd)

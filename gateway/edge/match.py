@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,13 +17,9 @@ _JSON_BOUND = 32 * 2**20  # bytes of a body read before its model, and so its ow
 BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 
 
-class Named(msgspec.Struct):
-    """All that is read of an OpenAI body."""
-
-    model: str | None = None
-
-
-_decode_named = msgspec.json.Decoder(Named).decode
+# All that is read of an OpenAI body. Not a class statement, which a compiler would make another thing of.
+_Named: Any = msgspec.defstruct("Named", [("model", str | None, None)])
+_decode_named = msgspec.json.Decoder(_Named).decode
 
 
 class Match:
@@ -98,14 +95,15 @@ def host_name(host: bytes) -> str:
 def _is_json(fields: Mapping[bytes, bytes]) -> bool:
     """True unless a content type says otherwise; OpenAI's clients always send application/json."""
     kind = fields.get(b"content-type")
-    return kind is None or b"json" in kind.lower()
+    return kind is None or kind == b"application/json" or b"json" in kind.lower()
 
 
 def model_in(body: bytes, *, is_required: bool) -> str | None:
     """The `model` of a JSON body. Raises BadRequest if the body is not a JSON object and it `is_required`."""
     try:
-        return _decode_named(body).model
+        named: str | None = _decode_named(body).model
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if is_required:
             raise BadRequest(f"The request's body is not a JSON object with a `model`: {error}.") from error
         return None
+    return named

@@ -70,6 +70,7 @@ class Stick:
         self.arms = frozenset(pools if arms is None else arms)
         self.attributes = b"; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % self.ttl
         self.visits: dict[bytes, Visit] = {}
+        self.issued: dict[Endpoint, tuple[int, str, bool, Header]] = {}  # the last field for a client without a session
         self.clock: Callable[[], float] = time.time  # the wall's: a token is read by other machines, after restarts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,8 +156,18 @@ class Stick:
         is_same = visit.endpoint is endpoint and visit.version == pool.version
         if is_same and (visit.expires - now >= self.ttl / 2 or endpoint.health is Health.DRAINING):
             return None
-        value = self.book.seal(pool.version, endpoint.url, now + self.ttl, visit.jar)
-        secure = b"" if scope["scheme"] == "http" else b"; Secure"
+        is_plain = scope["scheme"] == "http"
+        if visit.jar:
+            return self.field(pool.version, endpoint, now, visit.jar, is_plain=is_plain)
+        issued = self.issued.get(endpoint)  # a new client's token says endpoint and second, and no more
+        if issued is None or issued[0] != int(now) or issued[1] != pool.version or issued[2] != is_plain:
+            field = self.field(pool.version, endpoint, now, b"", is_plain=is_plain)
+            issued = self.issued[endpoint] = int(now), pool.version, is_plain, field
+        return issued[3]
+
+    def field(self, version: str, endpoint: Endpoint, now: float, jar: bytes, *, is_plain: bool) -> Header:
+        value = self.book.seal(version, endpoint.url, int(now) + self.ttl, jar)
+        secure = b"" if is_plain else b"; Secure"
         return b"set-cookie", b"%b=%b%b%b" % (self.name, value, self.attributes, secure)
 
     def __repr__(self) -> str:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gateway.core.metrics import Totals
 from gateway.edge import journal as module
-from gateway.edge.journal import ATOMIC_BYTES, BATCH_LINES, Journal, Line, render
+from gateway.edge.journal import BATCH_LINES, Journal
+from gateway.edge.line import ATOMIC_BYTES, Line, render
 from gateway.errors import UpstreamTimeout
 from gateway.model import Exchange, Principal
 
