@@ -2,7 +2,7 @@
 sessions' secrets, what was counted. They belong to an identity, not to an index in a list, and so survive a reload."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -203,6 +203,16 @@ class Runtime:
                 meter.cached += work.found
                 work.asked = work.found = 0
                 meter.learned(work.a, work.speed.each.mean_y)
+
+    def retain_models(self, models: Mapping[str, Collection[str]]) -> None:
+        """Forget what belongs to models, or their versions, that are there no more. Requests that still wait at a gate
+        hold it themselves."""
+        for name in self.budgets.keys() - models.keys():
+            del self.budgets[name]
+        for name in self.hedgings.keys() - models.keys():
+            del self.hedgings[name]
+        for target in [target for target in self.gates if target[1] not in models.get(target[0], ())]:
+            del self.gates[target]
 
     def retain(self, urls: set[str]) -> None:
         """Forget endpoints that are in no pool any more; requests that still use one keep it alive themselves."""

@@ -198,6 +198,7 @@ class Worker:
         if runtime.users is not None:
             runtime.users.adopt(published.users)
         runtime.retain(set(published.slots))
+        runtime.retain_models({name: route.pools for name, route in snapshot.routes.items()})
 
     # --- what it is told ---
 

@@ -299,3 +299,14 @@ def test_a_server_that_falls_silent_is_overtaken_and_left(gateway: Gateway, clie
     assert max(log_line(gateway, answer)["attempts"] for answer in answers) == 2
     for each in clients:
         each.close()
+
+
+def test_what_belongs_to_a_model_goes_with_it(gateway: Gateway, client: Wire) -> None:
+    """The last test: the models are others afterwards."""
+    models = dict(gateway.config["models"])
+    assert 'gateway_queue_length{model="narrow"' in gateway.metrics()
+    del models["narrow"]
+    assert gateway.reload(models) == []
+    assert get(client, "good").status == 200
+    assert 'gateway_queue_length{model="narrow"' not in gateway.metrics()
+    assert 'gateway_queue_length{model="closed"' in gateway.metrics()
