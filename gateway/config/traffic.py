@@ -8,7 +8,7 @@ from pydantic import model_validator
 from gateway.config.shape import Strict, setting
 from gateway.config.values import Positive
 from gateway.core.ejection import Rules
-from gateway.core.pick import KEYED
+from gateway.core.pick import KEYED, PROMPTED
 
 
 class EjectionSettings(Strict):
@@ -22,7 +22,10 @@ class EjectionSettings(Strict):
         gt=0,
     )
     latency: float | None = setting(
-        10, "Times the pool's median time to the first byte that do; of three endpoints or more. null: any.", gt=1
+        10,
+        "Times the pool's median time to the first byte that do; of three endpoints or more. null: any. Not with "
+        "policies that read prompts: who gets the long ones is no outlier.",
+        gt=1,
     )
     interval: Positive = setting("10s", "How often success rates and latencies are compared.")
     volume: int = setting(100, "Requests an endpoint must have had in that time to be compared.", ge=1)
@@ -82,6 +85,8 @@ def rules_of(balance: Balance, ejection: EjectionSettings | None, breaker: Break
             longest=ejection.max_time,
             share=ejection.max_share,
         )
+    if balance.policy in PROMPTED:
+        rules = rules._replace(slowness=inf)  # it learns who is slow, and who gets the long prompts is no outlier
     if breaker is None:
         return rules._replace(cut_failures=inf)
     return rules._replace(cut_failures=breaker.failures, cut_seconds=breaker.time, cut_longest=breaker.max_time)

@@ -2,8 +2,9 @@
 
 `Informed` is a policy for language models as a pool has it: told of every attempt (`core/outcome.py`), it keeps each
 endpoint's picture of pending prompts and running streams. The first token is the first bytes of an event stream behind
-its head. An answer in one piece shows none, and so no speed: its prompt is presumed to be prefilled when the endpoint's
-speed says so. One that generated nothing (embeddings) is all prefill, and its head is as good as a first token.
+its head. An answer in one piece shows none: its prompt is presumed to be prefilled when the endpoint's speed says so,
+and its end tells by how much that speed was off. One that generated nothing (embeddings) is all prefill, and its head
+is as good as a first token.
 """
 
 from collections.abc import Sequence
@@ -116,6 +117,8 @@ class Informed:
         generated = 0 if is_failed else request.generated()
         if not is_failed and not generated and not request.tail.is_stream:
             stream.first(request.head_at)
+        if is_unseen and generated:
+            stream.learn_whole(now, generated)
         stream.end(now, 0 if is_unseen else generated, is_failed=is_failed)
 
     def _end(self, stream: Stream, now: float) -> None:

@@ -188,6 +188,18 @@ class Stream:
         work._leave(self, now)
         work._add(-self.tokens, 1, self.context)
 
+    def learn_whole(self, now: float, tokens: int) -> None:
+        """All of an answer of so many tokens came at one time, and no first token was seen. It took so many times what
+        was expected: both of the endpoint's lines are taken to be off by as much."""
+        work = self.work
+        first = work.b + work.a * self._before
+        pace = work.e + work.d * work.context
+        expected = first + work.stretch * pace * tokens
+        if expected > 0.0:
+            factor = (now - self.began) / expected
+            work.speed.add_first(self._before, factor * first, now)
+            work.speed.add_stream(work.context, factor * pace, tokens, now)
+
     def end(self, now: float, tokens: int = 0, *, is_failed: bool = False) -> None:
         """It is over, after `tokens` of output (0: nobody counted)."""
         work = self.work

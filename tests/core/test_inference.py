@@ -113,7 +113,8 @@ def test_a_prompt_whose_first_token_nobody_sees_is_presumed_to_be_prefilled_in_i
     inference.pass_on(BILL % 9, endpoint, 2.0)
     play.policy.ended(inference, endpoint, ended(), 2.0)
     assert play.picture() == [(0, 0), (0, 0)]
-    assert (endpoint.work.speed.first.weight, endpoint.work.speed.each.weight) == (0.0, 0.0)
+    # Its end tells how far both of the endpoint's lines were off.
+    assert (endpoint.work.speed.first.weight, endpoint.work.speed.each.weight) == (1.0, 1.0)
     assert play.policy.unseen == {}
 
 

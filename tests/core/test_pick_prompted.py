@@ -133,6 +133,24 @@ def test_it_learns_how_fast_each_endpoint_is() -> None:
     assert pace[2] / pace[0] == pytest.approx(30 / 8, rel=0.3)
 
 
+def test_it_learns_from_answers_in_one_piece_too() -> None:
+    pool, dice = make_pool(2), Random(3)
+    policy = Llm(pool)
+    for number in range(200):
+        now = number * 2.0
+        policy.choose(pool, Prompt(100), now, dice)
+        for endpoint, factor in zip(pool, (1.0, 4.0), strict=True):
+            tokens, output = dice.randint(100, 3000), dice.randint(20, 300)
+            stream = policy.begin(endpoint, Prompt(tokens), now)
+            stream.presume(now)
+            ended = now + factor * (0.01 + 40e-6 * tokens + 0.008 * output)
+            stream.learn_whole(ended, output)
+            stream.end(ended)
+    speeds = [e.work.b + e.work.a * 1000 + 150 * (e.work.e + e.work.d * e.work.context) for e in pool]
+    assert speeds[1] / speeds[0] == pytest.approx(4.0, rel=0.2)
+    assert speeds[0] == pytest.approx(0.05 + 150 * 0.008, rel=0.2)
+
+
 def test_an_endpoint_that_nothing_is_known_of_is_like_the_others() -> None:
     pool = make_pool(4)
     policy = Llm(pool)
