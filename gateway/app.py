@@ -93,6 +93,7 @@ from gateway.upstream.call import Means
 from gateway.upstream.forward import Forward, log_ejection
 from gateway.upstream.gate import Bounds, Gates
 from gateway.upstream.retrier import Retrier
+from gateway.upstream.waiting import WaitingRoom
 
 
 class Gateway(Starlette):
@@ -255,6 +256,8 @@ def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: R
         gates=gates_of(model, pools, runtime),
         rng=runtime.rng,
     )
+    if model.queue.when_down:
+        forward.waiting_room = WaitingRoom(model.queue.length, model.queue.timeout)
     if model.hedge is not None:
         forward.hedge(runtime.hedging(name, model.hedge.percent), model.hedge.percentile / 100)
     app: ASGIApp = forward

@@ -361,6 +361,9 @@ class QueueSettings(Strict):
     length: int = setting(100, "How many wait for a version, over all workers; 0: none, it is refused at once.", ge=0)
     timeout: Positive = setting("10s", "How long one may wait; what has less time than it would wait is refused.")
     priority: PrioritySettings = setting({}, "Who is served first.")
+    when_down: bool = setting(
+        False, "While no endpoint is open, wait up to `timeout` for one (`length` in each worker), and not 503 at once."
+    )
 
 
 class UpstreamTLS(Strict):

@@ -20,6 +20,7 @@ from gateway.upstream.call import Call, Means
 from gateway.upstream.gate import Gates, Hold
 from gateway.upstream.hedger import Hedger, Hedging
 from gateway.upstream.retrier import Retrier
+from gateway.upstream.waiting import WaitingRoom
 from gateway.upstream.watch import Watch
 
 _SOON = b"1"  # seconds; a health check or a restart is rarely faster
@@ -48,6 +49,7 @@ class Forward:
         self.budget = retrier.budget
         self.gates = gates
         self.hedger: Hedger | None = None
+        self.waiting_room: WaitingRoom | None = None  # None: 503 at once where no endpoint is open
         self.rng = rng
 
     def hedge(self, hedging: Hedging, share: float) -> None:
@@ -70,6 +72,8 @@ class Forward:
         if OURS in exchange.fields or GRPC in exchange.fields:
             call.hurry(given(exchange.fields))
         key = self.key_of(scope, exchange) if self.key_of is not None else b""
+        if self.waiting_room is not None and not pool.candidates((), monotonic()):
+            await self.waiting_room.wait(call, pool)
         while True:
             if self.gates is None:
                 endpoint = self.pick(exchange, key, call.tried)

@@ -200,3 +200,22 @@ def test_a_member_of_the_body_binds_its_requests_to_an_endpoint(
         before = [server.asked for server in servers]
         assert {ask(client, 7) for _ in range(3)} == {200}
         assert sorted(server.asked - old for server, old in zip(servers, before, strict=True)) == [0] * 7 + [3]
+
+
+def test_requests_wait_while_no_endpoint_is_open_where_the_route_wants_it(
+    servers: list[Server], upstreams: list[RawUpstream]
+) -> None:
+    servers[0].is_deaf = True
+    options: dict[str, Any] = {"auth": [], "retry": {"attempts": 1}, "breaker": {"failures": 2, "time": "1s"}}
+    with gateway_of(upstreams[:1], workers=1, **options, queue={"when_down": True, "timeout": "15s"}) as gateway:
+        assert [ask_anew(gateway, 0) for _ in range(2)] == [502, 502]
+        servers[0].is_deaf = False
+        assert [ask_anew(gateway, 0) for _ in range(3)] == [200] * 3
+        servers[0].is_deaf = True
+        short = {"when_down": True, "timeout": "300ms"}
+        model = served([upstreams[0].url], **{**options, "breaker": {"failures": 2, "time": "20s", "max_time": "1m"}})
+        assert gateway.reload({"demo": {**model, "queue": short}}) == []
+        assert [ask_anew(gateway, 0) for _ in range(2)] == [502, 502]
+        began = time.monotonic()
+        assert ask_anew(gateway, 0) == 503
+        assert time.monotonic() - began >= 0.3
