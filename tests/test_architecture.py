@@ -29,6 +29,7 @@ ALLOWED = {
     "upstream": NOUNS | {"core", "config", "tls"},
     "control": NOUNS | {"core", "config", "stores", "tls"},
     "admin": NOUNS | {"core", "config"},
+    "compiled": set[str](),
     "demo": set[str](),
     "runtime": NOUNS | {"core", "config", "stores", "tls", "edge", "upstream"},
     "app": NOUNS | {"core", "config", "stores", "tls", "plugin", "edge", "upstream", "runtime"},
