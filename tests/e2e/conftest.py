@@ -14,7 +14,7 @@ _SHOWN = 20_000  # characters of each process's output, the last ones
 # What no log may ever hold: a key, a JWT with its signature, a password, a private key, a hash of a password.
 _SECRETS = re.compile(
     rb"gw_[0-9A-Za-z]{10}_[0-9A-Za-z]{49}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}|[Bb]asic [A-Za-z0-9+/]{8,}"
-    rb"|PRIVATE KEY-----|\$2[aby]\$\d\d\$|\$argon2"
+    rb"|PRIVATE KEY-----|\$2[aby]\$\d\d\$|\$argon2(?:id|i|d)\$v="
 )
 
 

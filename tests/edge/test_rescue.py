@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from gateway import errors
 from gateway.edge.rescue import Rescue
-from gateway.errors import ClientLeft, Forbidden, GatewayError, TooManyRequests, UpstreamTruncated
+from gateway.errors import ClientLeft, DeadlineExceeded, Forbidden, GatewayError, TooManyRequests, UpstreamTruncated
 from gateway.model import Exchange
 
 
@@ -68,7 +68,8 @@ def test_every_error_has_an_answer_in_one_shape(kind: type[GatewayError]) -> Non
 def test_every_error_says_whose_fault_it_is_and_fits_its_status() -> None:
     for kind in every_error():
         assert kind.owner in ("client", "gateway", "upstream")
-        assert (kind.owner == "client") == (400 <= kind.status < 500), kind
+        is_clients = 400 <= kind.status < 500 or kind is DeadlineExceeded  # of a time that the client itself has set
+        assert (kind.owner == "client") == is_clients, kind
         assert kind.message.endswith(".")
         assert not kind.is_retryable or kind.owner == "upstream"
 
