@@ -30,7 +30,7 @@ from gateway.core.work import RECENT, Work
 # A second until the first token weighs as much as so many between tokens: the usual bounds are 2 s for the one, and
 # 60 ms for each of some 200 tokens, which are read while they come.
 WAIT: Final = 6.0
-FELT: Final = 0.25  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
+FELT: Final = 0.15  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
 BUSIEST: Final = 0.9  # share of prefills in an endpoint's time, at most: it always has some left to decode
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
