@@ -13,6 +13,7 @@ from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.quantile import Quantile
 from gateway.core.retry import Budget, RetryRules
 from gateway.core.snapshot import Pool
+from gateway.errors import GatewayError
 from gateway.upstream.call import Call
 from gateway.upstream.gate import Gates, Hold, PickOf
 from gateway.upstream.race import Race
@@ -86,7 +87,11 @@ class Hedger:
             hold = self.gates.enter_now(twin, key, self.pick)
             endpoint = hold.endpoint
         with hold:
-            await _attempt(twin, pool, key, endpoint)
+            try:
+                await _attempt(twin, pool, key, endpoint)
+            except GatewayError as error:
+                pool.fail(endpoint, error, monotonic())
+                raise
 
     async def _settle(self, race: Race) -> None:
         """Until one has answered, or all have failed."""
@@ -106,8 +111,13 @@ class Hedger:
 
 
 async def _attempt(call: Call, pool: Pool, key: Any, endpoint: Endpoint) -> None:
-    if not pool.watchers:
-        await call.attempt(endpoint)
-        return
-    with Watch(pool.watchers, key, endpoint) as call.watch:
-        await call.attempt(endpoint)
+    try:
+        if not pool.watchers:
+            await call.attempt(endpoint)
+            return
+        with Watch(pool.watchers, key, endpoint) as call.watch:
+            await call.attempt(endpoint)
+    except asyncio.CancelledError:
+        if endpoint.standing.is_trying:  # the other one won: that says nothing of this one
+            endpoint.standing.abandon()
+        raise
