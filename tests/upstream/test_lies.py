@@ -238,7 +238,7 @@ def cuts() -> Iterator[tuple[str, str]]:
         yield from ((title, end) for end in (CLOSE, RESET))
 
 
-@pytest.mark.parametrize(("title", "end"), cuts())
+@pytest.mark.parametrize(("title", "end"), list(cuts()))
 def test_an_answer_that_is_cut_at_any_byte_never_looks_whole(title: str, end: str) -> None:
     data, body = WHOLE[title]
     is_open = title == "the end of the connection"
