@@ -16,7 +16,7 @@ _NAMES = frozenset((OURS, GRPC))
 _OURS = re.compile(rb"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h)?")
 _GRPC = re.compile(rb"(\d{1,8})([HMSmun])")  # gRPC over HTTP/2, "Timeout"
 _SECONDS = {
-    b"ms": 1e-3, b"s": 1.0, b"m": 60.0, b"h": 3600.0,
+    b"s": 1.0, b"m": 60.0, b"h": 3600.0,
     b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"u": 1e-6, b"n": 1e-9,
 }  # fmt: skip
 
@@ -39,8 +39,8 @@ def _read(name: bytes, value: bytes) -> float:
         example = "a number and one of H, M, S, m, u, n" if name == GRPC else "seconds, or 500ms, 5s, 2m, 1h"
         raise BadRequest(f"{name.decode()} is not a time: {example}.")
     number, unit = match.groups()
-    if name == GRPC and unit == b"m":
-        return float(number) / 1000
+    if unit == (b"m" if name == GRPC else b"ms"):
+        return float(number) / 1000  # the nearest double to what is written, as multiplying by 0.001 is not
     return float(number) * _SECONDS[unit or b"s"]
 
 

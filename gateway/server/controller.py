@@ -57,6 +57,7 @@ _log = logging.getLogger("gateway.controller")
 
 _LOAD_SECONDS = 10.0  # a worker that has not taken over a generation by then is reported
 _ROLL_SECONDS = 60.0  # and so much longer for each worker, if they are replaced one by one
+_PARTING_SECONDS = 2.0  # an idle connection is kept for one of them, see `EdgeProtocol.shutdown`
 _FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
 _STEP = 0.01
 _LOOK_SECONDS = 3600.0  # certificates expire by the day
@@ -201,6 +202,7 @@ class Controller:
         end = time.monotonic() + _LOAD_SECONDS
         while time.monotonic() < end:
             if all(row[LOADED] >= published.generation for row in self.rows()):
+                await self._part(_PARTING_SECONDS if is_rolling else 0.0)
                 return []
             if not is_rolling and any(row[STALE] for row in self.rows()):
                 is_rolling = True
@@ -212,6 +214,12 @@ class Controller:
             for row in self.rows()
             if row[LOADED] < published.generation
         ]
+
+    async def _part(self, seconds: float) -> None:
+        """Wait until workers that end have told their idle clients so: who asks from then on meets the new code."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and any(row[PID] and row[ENDING] for row in self.all_rows()):
+            await asyncio.sleep(_STEP)
 
     def _tell_workers(self, number: signal.Signals) -> None:
         for row in self.all_rows():

@@ -228,7 +228,8 @@ def test_an_endpoint_that_stays_keeps_its_connections_health_and_averages(gatewa
     checks = {"path": "/health", "interval": "30s", "timeout": "10s"}
 
     def state() -> dict[str, Any]:
-        (found,) = gateway.status()["models"][0]["versions"][0]["endpoints"]
+        (model,) = [model for model in gateway.status()["models"] if model["model"] == "demo"]
+        (found,) = [found for version in model["versions"] for found in version["endpoints"]]
         return dict(found)
 
     with RawUpstream(answering()) as upstream, ExitStack() as open_:
