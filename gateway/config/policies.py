@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from limits import parse as parse_rate
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
+from gateway.config.balance import BalanceSettings, StickySettings
 from gateway.config.names import (
-    CookieName,
     FieldMap,
     FieldName,
     Host,
@@ -19,14 +19,13 @@ from gateway.config.names import (
     Pattern,
     Per,
     Prefix,
-    Target,
     VersionName,
     check_replacement,
 )
+from gateway.config.patience import HealthSettings, HedgeSettings, MaxInFlight, QueueSettings, RetrySettings, Timeouts
 from gateway.config.shape import Strict, needed, setting
 from gateway.config.traffic import BreakerSettings, EjectionSettings
 from gateway.config.values import (
-    Cause,
     Duration,
     EndpointURL,
     FilePath,
@@ -34,7 +33,6 @@ from gateway.config.values import (
     PositiveSize,
     Rate,
     Size,
-    Status,
     Text,
     WebURL,
     address_of,
@@ -126,244 +124,6 @@ class PathSettings(Strict):
     strip_prefix: Prefix = setting("", "Whole segments that are taken off the front.")
     regex: PathRegex | None = setting(None, "A search and replace.")
     add_prefix: Prefix = setting("", "Whole segments that are put in front.")
-
-
-class StickySettings(Strict):
-    """A client's requests go to one endpoint, as long as that one is there."""
-
-    cookie: CookieName = setting("gw_session", "The cookie that holds the choice, signed.")
-    ttl: Positive = setting("1h", "How long a choice lasts.")
-
-
-class HashPart(Strict):
-    """Exactly one of these. A request that lacks it is hashed by its client's address."""
-
-    header: FieldName | None = setting(None, "A request header's value.")
-    cookie: CookieName | None = setting(None, "A cookie's value.")
-    query: Text | None = setting(None, "A query parameter's value.")
-    claim: Text | None = setting(None, "A claim of the caller's token; `org.id` is `id` inside `org`.")
-    body: Text | None = setting(None, "A member of a JSON body of at most `json_bytes`; `a.b` is `b` inside `a`.")
-    principal: bool = setting(False, "Who is calling.")
-    ip: bool = setting(False, "The client's address.")
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        parts = (self.header, self.cookie, self.query, self.claim, self.body, self.principal, self.ip)
-        if sum(map(bool, parts)) != 1:
-            raise ValueError("needs exactly one of header, cookie, query, claim, body, principal, ip")
-        return self
-
-
-class HashKey(HashPart):
-    """Exactly one of these, beside `fallback`."""
-
-    fallback: HashPart = setting({"ip": True}, "What is hashed of a request that lacks it.")
-
-
-class EngineMetrics(Strict):
-    """Where the engine of each endpoint tells its load (Prometheus text). A plain path is short for `{path: PATH}`."""
-
-    model_config = ConfigDict(json_schema_extra=also_text)
-
-    path: Target = setting("/metrics", "What is asked for, with GET, each second.")
-    port: int | None = setting(None, "Another port than the endpoint's own, as Triton has it (8002).", ge=1, le=65535)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_path(cls, data: Any) -> Any:
-        return {"path": data} if isinstance(data, str) else data
-
-
-class BalanceSettings(Strict):
-    """How an endpoint of the version is chosen."""
-
-    policy: Literal[
-        "round_robin",
-        "random",
-        "least_connections",
-        "weighted_least_connections",
-        "two_choices",
-        "ip_hash",
-        "consistent_hash",
-        "least_response_time",
-        "peak_ewma",
-        "prequal",
-        "weighted",
-        "first",
-        "priority",
-        "llm",
-        "lpwl",
-        "lmetric",
-        "cache_aware",
-        "prefix_hash",
-        "sticky_until_saturated",
-    ] = setting("least_connections", "The algorithm.")
-    hash: HashKey = setting({"ip": True}, "What `consistent_hash` hashes.")
-    method: Literal["rendezvous", "ring", "maglev"] = setting("rendezvous", "How `consistent_hash` hashes.")
-    bounded_load: float | None = setting(
-        None, "Most load of an endpoint under `consistent_hash`, in averages (1.25 is a good one); null: any.", ge=1
-    )
-    engine_metrics: EngineMetrics | None = setting(
-        None, "Ask each endpoint's engine for its load, for the policies that read prompts; null: do not."
-    )
-    weights: Literal["configured", "learned"] = setting(
-        "configured", "Of `weighted`: as the endpoints say, or that times the speed at which each is seen to answer."
-    )
-    within: Literal[
-        "least_connections",
-        "weighted_least_connections",
-        "round_robin",
-        "random",
-        "two_choices",
-        "least_response_time",
-        "peak_ewma",
-        "prequal",
-    ] = setting("least_connections", "The algorithm within a tier, for `priority`.")
-    full: int = setting(
-        32, "Requests in flight, times its weight, at which an endpoint is full, for `first` and `priority`.", ge=1
-    )
-    slow_start: Duration = setting(
-        "30s", "How long an endpoint that comes up has less than its share of the load, from a tenth of it; 0s: none."
-    )
-    panic: float = setting(
-        0.1,
-        "Share of a pool's endpoints; if fewer are open, but any, all that do not drain are asked.",
-        ge=0,
-        lt=1,
-    )
-
-
-class HealthSettings(Strict):
-    """Checks of each endpoint, one at a time, by one process of the machine. Without any, an endpoint counts as up.
-    Nothing but GET is ever sent: no check costs a completion."""
-
-    type: Literal["http", "tcp", "grpc"] = setting(
-        "http", "`tcp`: that it accepts a connection, TLS included; `grpc`: grpc.health.v1."
-    )
-    path: Target = setting("/", "What is asked for, with GET.")
-    port: int | None = setting(None, "Another port than the endpoint's own.", ge=1, le=65535)
-    headers: FieldMap = setting({}, "Fields that are sent with it.")
-    contains: str = setting("", "What the first 64 KiB of the answer's body must hold.")
-    service: str = setting("", "The service that `grpc` asks about; the whole server if empty.", max_length=100)
-    interval: Positive = setting("5s", "From one check to the next.")
-    timeout: Positive = setting("2s", "How long an answer may take.")
-    rise: int = setting(2, "Good checks in a row that bring an endpoint up.", ge=1)
-    fall: int = setting(3, "Bad checks in a row that take it down.", ge=1)
-    expect: list[Status] = setting([], "Statuses that count as good; any 2xx or 3xx if empty.")
-
-
-class Timeouts(Strict):
-    """How long the model server may take; beyond it 504, or a broken-off answer if it had begun. A client may give its
-    request less than `total`: `x-request-timeout: 5`, `500ms`, `2m`, or gRPC's `grpc-timeout`."""
-
-    connect: Positive = setting("5s", "To accept a connection, TLS included.")
-    first_byte: Positive = setting("2m", "From the request's end to the first byte of the answer.")
-    idle: Positive = setting("60s", "Longest silence inside the answer.")
-    total: Positive = setting("30m", "From the request's beginning to the answer's end.")
-
-
-class RetryBudget(Strict):
-    """How many requests may be tried again, so that retries never turn a fault into an overload."""
-
-    percent: float = setting(20, "Of the requests of the last ten seconds.", ge=0, le=100)
-    min_per_second: float = setting(10, "And so many each second, over all workers: each has its part of them.", ge=0)
-
-
-class Backoff(Strict):
-    """The pause before another attempt: drawn between nothing and a longest one that doubles each time."""
-
-    base: Duration = setting("25ms", "The longest pause before the second attempt.")
-    max: Duration = setting("1s", "The longest of all; a Retry-After beyond it is not waited for.")
-
-
-class RetrySettings(Strict):
-    """Another attempt, while no byte of an answer went to the client. What was sent already is sent again only if its
-    method is idempotent (RFC 9110, 9.2.2), it has an `Idempotency-Key`, or `methods` names its method."""
-
-    attempts: int = setting(3, "Attempts in all, each on another endpoint; 1: no retries.", ge=1, le=10)
-    when: list[Cause] = setting(
-        ["unsent", "broken"],
-        "What is tried again. `unsent`: no connection; `broken`: no answer, or none that is HTTP; `timeout`: no first "
-        "byte in time; or an answer with this status.",
-    )
-    methods: list[Method] = setting([], "Methods that may be sent twice beside the idempotent ones, such as POST.")
-    same_endpoint: bool = setting(False, "Ask the same endpoint again where there is no other.")
-    buffer: Size = setting("64KiB", "How much of a body that streams in is held, so that it can be sent again.")
-    budget: RetryBudget = setting({}, "How many requests may be tried again.")
-    backoff: Backoff = setting({}, "The pause before another attempt.")
-
-
-class HedgeSettings(Strict):
-    """A second attempt at another endpoint, beside one whose first byte is late, for what may be sent twice (as by
-    `retry`). The answer that begins first is taken, and the other attempt is cancelled."""
-
-    percentile: float = setting(95, "So many of a hundred first bytes come before a second attempt.", ge=50, lt=100)
-    percent: float = setting(5, "Second attempts for each hundred requests of the last ten seconds.", gt=0, le=100)
-
-
-class AdaptiveSettings(Strict):
-    """A bound for each endpoint that is found out: it falls while answers begin later than usual, and rises again."""
-
-    min: int = setting(1, "The least, of each worker.", ge=1)
-    max: int = setting(200, "The most, of each worker.", ge=1)
-    start: int = setting(20, "Where it begins.", ge=1)
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.min > self.max:
-            raise ValueError("`min` is more than `max`")
-        return self
-
-
-class MaxInFlight(Strict):
-    """How many requests are at the model server at one time, over all workers; the others wait in the `queue`."""
-
-    endpoint: int | None = setting(None, "At each endpoint, whichever models it serves.", ge=1)
-    version: int | None = setting(None, "At all endpoints of a version.", ge=1)
-    principal: int | None = setting(None, "Of one caller.", ge=1)
-    adaptive: AdaptiveSettings | None = setting(None, "At each endpoint, as many as it can do; null: any number.")
-    pending_tokens: int | None = setting(
-        None,
-        "Tokens of prompts without a first token at each endpoint, beyond which no other prompt is sent there (late "
-        "binding); a prefill chunk, 2048, is a good one. For policies that read prompts.",
-        ge=0,
-    )
-
-    @model_validator(mode="after")
-    def _bounds_something(self) -> Self:
-        bounds = (self.endpoint, self.version, self.principal, self.adaptive, self.pending_tokens)
-        if all(bound is None for bound in bounds):
-            raise ValueError("needs endpoint, version, principal, adaptive or pending_tokens")
-        return self
-
-
-class PrioritySettings(Strict):
-    """Who is served first. Equals take turns by caller."""
-
-    levels: list[Text] = setting(["high", "normal", "low"], "The levels, the most important first.", min_length=1)
-    default: Text = setting("normal", "The level of who has none.")
-    claim: Text | None = setting(None, "A claim of the caller's token, or metadata of its key, that names its level.")
-    header: FieldName | None = setting(
-        None, "A field that names a level; only `trusted_proxies` may raise a request above its caller's by it."
-    )
-
-    @model_validator(mode="after")
-    def _default_is_a_level(self) -> Self:
-        if self.default not in self.levels:
-            raise ValueError(f"`default: {self.default}` is none of {', '.join(self.levels)}")
-        return self
-
-
-class QueueSettings(Strict):
-    """Where requests wait that `max_in_flight` leaves no room for. 503 for who finds it full, unless somebody less
-    important waits there, and for who waits in vain; 429 if it is the caller's own bound that it waits for."""
-
-    length: int = setting(100, "How many wait for a version, over all workers; 0: none, it is refused at once.", ge=0)
-    timeout: Positive = setting("10s", "How long one may wait; what has less time than it would wait is refused.")
-    priority: PrioritySettings = setting({}, "Who is served first.")
-    when_down: bool = setting(
-        False, "While no endpoint is open, wait up to `timeout` for one (`length` in each worker), and not 503 at once."
-    )
 
 
 class UpstreamTLS(Strict):

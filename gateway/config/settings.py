@@ -9,36 +9,35 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from gateway.config.balance import BalanceSettings, EngineMetrics, HashKey, StickySettings
 from gateway.config.certificates import AcmeSettings, CertificateRule, ClientCA, HstsSettings, TLSSettings
 from gateway.config.names import Algorithm, IdentityField, ModelName, OwnField
-from gateway.config.policies import (
+from gateway.config.patience import (
     AdaptiveSettings,
-    AllowSettings,
     Backoff,
-    BalanceSettings,
-    EndpointSettings,
-    EngineMetrics,
-    ExternalAuth,
-    HashKey,
-    HeaderRules,
-    HeaderSettings,
     HealthSettings,
     HedgeSettings,
+    MaxInFlight,
+    PrioritySettings,
+    QueueSettings,
+    RetryBudget,
+    RetrySettings,
+    Timeouts,
+)
+from gateway.config.policies import (
+    AllowSettings,
+    EndpointSettings,
+    ExternalAuth,
+    HeaderRules,
+    HeaderSettings,
     LimitSettings,
     MatchSettings,
-    MaxInFlight,
     ModelDefaults,
     ModelSettings,
     PathRegex,
     PathSettings,
     PluginSettings,
-    PrioritySettings,
-    QueueSettings,
-    RetryBudget,
-    RetrySettings,
     ServedAs,
-    StickySettings,
-    Timeouts,
     UpstreamAuth,
     UpstreamTLS,
     VersionSettings,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config.policies import HashPart
+from gateway.config.balance import HashPart
 from gateway.config.settings import BalanceSettings, ModelSettings
 from gateway.core.access import claim_at
 from gateway.core.headers import get
