@@ -33,6 +33,9 @@ WAITING_BYTES = 4 * 2**20  # some 8,000 lines: what a disk may be late before li
 _PATH, _HOST, _AGENT, _ID, _NAME = 900, 255, 200, 128, 64
 
 
+_QUESTION = ord("?")  # a number: see `server/target.py`
+
+
 class Journal:
     """Make it after the fork, close it at the worker's exit."""
 
@@ -55,7 +58,7 @@ class Journal:
         fields = exchange.fields
         host, agent = fields.get(b"host"), fields.get(b"user-agent")
         path: bytes = scope["raw_path"]
-        if b"?" in path:
+        if _QUESTION in path:  # not of the target as it came: that of a request that was refused
             path = path.partition(b"?")[0]
         route, pool, endpoint, error = exchange.route, exchange.pool, exchange.endpoint, exchange.error
         principal = exchange.principal

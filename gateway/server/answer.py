@@ -222,7 +222,7 @@ class Answer:
         # A control character in a plugin's or upstream's field would end it early: two counts are cheaper than a scan
         # of each value (one CR and one LF for each line, and no other).
         lines = len(headers) + len(ending) + 2
-        if not head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
+        if not head.count(b"\n") == head.count(b"\r") == lines or 0 in head:
             raise RuntimeError("a header field of the answer contains a control character")
         return head
 

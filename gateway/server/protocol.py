@@ -133,7 +133,7 @@ class EdgeProtocol(asyncio.Protocol):
         if self.fed == 0 and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
-        if self.fed != len(data) or b" \r\n" in data or b"\t\r\n" in data:
+        if self.fed != len(data) or data.find(b" \r\n") >= 0 or data.find(b"\t\r\n") >= 0:
             self.is_padded = True
         self._feed(data)
         if self.fed and not self.is_head_done and not self.closing:
