@@ -7,6 +7,9 @@ HTTP/1.0, by closing.
 import asyncio
 import http
 import logging
+import os
+import socket
+import struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +75,15 @@ class Answer:
             if self.is_done:
                 self.protocol.answered(self, is_reusable=self.is_kept and self.is_body_done)
             elif not self.protocol.transport.is_closing():
-                self.protocol.transport.abort()
+                self._break_off()
+
+    def _break_off(self) -> None:
+        """End the connection so that nobody takes the answer for complete. Where nothing but its end tells that it is,
+        by a reset: an end of TLS without close_notify is a clean one to clients that ignore unexpected ends."""
+        transport = self.protocol.transport
+        if self.is_started and not self.is_chunked and self.remaining < 0:
+            _reset_at_end(transport)
+        transport.abort()
 
     # --- fed by the protocol ---
 
@@ -252,6 +263,14 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.scope['method']} done={self.is_done} started={self.is_started} body={self.size}>"
+
+
+def _reset_at_end(transport: asyncio.Transport) -> None:
+    """Have the kernel close the connection by RST (socket(7), SO_LINGER of 0)."""
+    opened = transport.get_extra_info("socket")
+    if opened is not None:
+        with socket.socket(fileno=os.dup(opened.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _cleaned(headers: list[Header]) -> list[Header]:

@@ -92,11 +92,22 @@ def test_custom_and_ciphers_need_each_other(settings: dict[str, Any]) -> None:
         TLSSettings(**settings)
 
 
+def may_name(curve: str) -> bool:
+    """Whether the client of this Python can ask for that curve alone: some know the older ones only."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ecdh_curve(curve)
+    except ssl.SSLError:
+        return False
+    return True
+
+
 def test_our_groups_are_spoken_and_no_other(shaken: Any) -> None:
-    for curve in OURS.values():
+    spoken = [curve for curve in OURS.values() if may_name(curve)]
+    assert "prime256v1" in spoken
+    for curve in spoken:
         assert shaken({}, curve=curve).version == "TLSv1.3"
         assert shaken({}, curve=curve, **TLS12).version == "TLSv1.2"
-    for curve in ("secp521r1", "X448"):
+    for curve in filter(may_name, ("secp521r1", "X448")):
         for client in ({}, TLS12):
             with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
                 shaken({}, curve=curve, **client)
