@@ -115,13 +115,17 @@ setup() {
   printf '%s' "$wanted" | tee "$stamp" >.venv/.stamp-. # an extra has all that the project has without it
 }
 
+compiled_folder() { .venv/bin/python -c 'from gateway.compiled import folder; print(folder())'; }
+
+# Nothing is left to be compiled, or nothing is to be.
+is_compiled() { [[ ${GATEWAY_COMPILED:-} == 0 || -d $(compiled_folder) ]]; }
+
 # compile: the package with its hot path compiled, in .cache/compiled/FINGERPRINT (see gateway/compiled.py). Where that
 # fails the sources run as they are. What setup.py could not compile is there as it is, so that it is tried once.
 compile() {
   local place scratch
-  if [[ ${GATEWAY_COMPILED:-} == 0 ]]; then return; fi
-  place=$(.venv/bin/python -c 'from gateway.compiled import folder; print(folder())')
-  if [[ -d $place ]]; then return; fi
+  if is_compiled; then return; fi
+  place=$(compiled_folder)
   say "Compiling the hot path (two minutes for these sources, then never again; GATEWAY_COMPILED=0 does without) ..."
   rm -rf .cache/compiled build
   scratch=.cache/compiled/scratch
