@@ -47,19 +47,24 @@ class Roll:
             self._start_next()
 
     def forgets(self, pid: int) -> bool:
-        """This child has ended, and nobody is to be started in its place."""
+        """This child has ended, and nobody is to be started in its place: it has a successor, or one that starts."""
+        if pid == self.old:
+            self.old = 0
+            return True
         if pid in self.ending:
             self.ending.discard(pid)
             return True
         return False
 
     def has_lost(self, slot: int) -> bool:
-        """The successor in this slot has ended before it served: the others keep what they have."""
+        """The successor in this slot has ended before it served: the others keep what they have. It is not missed,
+        unless its predecessor has died meanwhile."""
         if slot != self.slot:
             return False
         _log.error("%s cannot serve: no worker is replaced", name_of(slot))
-        self.slot, self.is_under_way = None, False
-        return True
+        is_spare = self.old != 0
+        self.old, self.slot, self.is_under_way = 0, None, False
+        return is_spare
 
     def _stale(self) -> list[int]:
         """Pids, in the order of their starts."""
@@ -69,7 +74,7 @@ class Roll:
     def _look(self) -> None:
         assert self.slot is not None
         if self.zone.workers[self.slot][PID]:
-            if self.old in self.children.slots:
+            if self.old:
                 self.ending.add(self.old)
                 tell([self.old], signal.SIGTERM)
             self.old, self.slot = 0, None
