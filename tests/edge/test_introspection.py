@@ -235,7 +235,7 @@ def test_keys_and_tokens_that_the_gateway_can_read_are_not_asked_about() -> None
     assert len(issuer.asked) == 2
 
 
-@pytest.mark.parametrize("credential", [KEY, KEY[:-1] + b"!", b"gw_"])
+@pytest.mark.parametrize("credential", [KEY, KEY[:-1] + b"!", b"gw_"], ids=["known", "broken", "cut"])
 def test_a_key_of_ours_is_never_asked_about(credential: bytes) -> None:
     one, issuer = make(said(GOOD))
     with pytest.raises(Unauthenticated):
