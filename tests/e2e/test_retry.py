@@ -5,12 +5,15 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.e2e.harness import Gateway, material, served, until
+from tests.e2e.harness_load import worker_of
 from tests.e2e.harness_upstream import (
     Connection,
     RawUpstream,
@@ -240,6 +243,36 @@ def test_a_budget_bounds_what_the_endpoints_see_when_all_of_them_fail(
     assert {answer.status for answer in answers} == {502}
     assert 40 < seen() - before <= 40 * 1.2
     assert re.search(r'gateway_upstream_retries_denied_total\{model="frugal",version="v1"\} 3\d', gateway.metrics())
+
+
+@pytest.mark.parametrize("per_second", [0.0, 4.0])
+def test_all_workers_together_keep_to_one_budget(upstreams: dict[str, RawUpstream], per_second: float) -> None:
+    """Every request fails, at whichever worker: 1.2 times of them reach the endpoints, and the few of each second."""
+    failing = [upstreams[name] for name in ("breaking", "breaking too")]
+    options = {"auth": [], "balance": {"policy": "round_robin"}, "ejection": None, "breaker": None}
+    budget = {"budget": {"percent": 20, "min_per_second": per_second}}
+    models = {"m": served([upstream.url for upstream in failing], **options, retry=budget)}
+    with Gateway(models, {"gateway": {"workers": 4}}) as gateway, ThreadPoolExecutor(8) as clients:
+        before = sum(len(upstream.requests) for upstream in failing)
+        began = time.monotonic()
+        workers: Counter[str] = Counter()
+        for found in clients.map(lambda _: workers_of_failures(gateway, 10), range(24)):
+            workers.update(found)
+        elapsed = time.monotonic() - began
+        seen = sum(len(upstream.requests) for upstream in failing) - before
+    count = workers.total()
+    assert count == 240
+    assert len(workers) >= 2, "the budget of one worker is tried elsewhere"
+    saved = 4 * max(per_second / 4, 1.0) if per_second else 0.0
+    assert count < seen <= 1.2 * count + per_second * elapsed + saved
+
+
+def workers_of_failures(gateway: Gateway, count: int) -> list[str]:
+    """The worker of each of so many requests of one client."""
+    with gateway.raw() as client:
+        answers = [get(client, "m") for _ in range(count)]
+    assert {answer.status for answer in answers} == {502}
+    return [worker_of(answer.get("x-request-id") or "") for answer in answers]
 
 
 def test_an_answer_is_an_answer_whatever_its_status(gateway: Gateway, client: Wire) -> None:
