@@ -183,6 +183,13 @@ class Overloaded(GatewayError):
     message = "The gateway is overloaded."
 
 
+class AuthenticationBusy(Overloaded):
+    """As many callers are being found out about as may be (passwords, tokens, another service); carries Retry-After."""
+
+    code = "authentication_busy"
+    message = "Too many callers are being looked at."
+
+
 class QueueFull(Overloaded):
     """As many requests wait for this model as may; carries Retry-After."""
 

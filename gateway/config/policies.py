@@ -258,6 +258,9 @@ class ExternalAuth(Strict):
         "0s",
         "How long an answer counts for requests that it was asked the same about; its own Cache-Control shortens it.",
     )
+    max_in_flight: int = setting(
+        128, "Questions about this model at one time, from each worker; who would be one more is 503.", ge=1
+    )
     tls: UpstreamTLS = setting({}, "How an https service is proved, and the gateway to it.")
 
 

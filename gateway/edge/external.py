@@ -20,7 +20,7 @@ from gateway.config.settings import ExternalAuth
 from gateway.core.headers import CERTIFICATE_FIELDS, get, serialise
 from gateway.edge.authenticate import CREDENTIALS, REALM, Means, Names, Rejected, credential_in
 from gateway.edge.question import Ask, start_of
-from gateway.errors import ClientLeft, Forbidden, GatewayError, StoreUnavailable, Unauthenticated
+from gateway.errors import AuthenticationBusy, ClientLeft, Forbidden, GatewayError, StoreUnavailable, Unauthenticated
 from gateway.model import Answer, Exchange, Principal
 
 _log = logging.getLogger("gateway.edge")
@@ -85,6 +85,7 @@ class External:
         self._dice = secrets.token_bytes(32)
         self._admitted: OrderedDict[bytes, _Decision] = OrderedDict()
         self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._in_flight = 0
         self._is_down = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +112,7 @@ class External:
         return name in self._names.harmless or self._names.may_pass(name)
 
     async def _decide(self, scope: Scope, exchange: Exchange) -> _Decision:
-        """Raises StoreUnavailable, ClientLeft."""
+        """Raises StoreUnavailable, AuthenticationBusy, ClientLeft."""
         about = self._about(scope, exchange)
         if not self.settings.cache:
             return await self._look(about, exchange)
@@ -153,13 +154,18 @@ class External:
         return self._start + serialise([header for header in fields if header[0] not in told] + list(told.items()))
 
     async def _look(self, about: bytes, exchange: Exchange) -> _Decision:
+        if self._in_flight >= self.settings.max_in_flight:
+            raise AuthenticationBusy(headers=[(b"retry-after", b"1")])
         question = about + b"x-request-id: " + exchange.request_id.encode() + b"\r\n\r\n"
+        self._in_flight += 1
         try:
             answer = await self._ask(question, self.settings.timeout, exchange, LONGEST_BODY)
         except ClientLeft:
             raise
         except GatewayError as error:
             raise self._failure(str(error)) from error
+        finally:
+            self._in_flight -= 1
         is_admitted = 200 <= answer.status < 300
         if not is_admitted and not _is_refusal(answer):
             raise self._failure(f"it answers {answer.status}")
@@ -190,7 +196,10 @@ class External:
         return Principal(f"external|{name}", name, "external", None, {}, headers)
 
     def __repr__(self) -> str:
-        return f"<External {self.settings.external} {len(self._admitted)} remembered, known {self._known!r}>"
+        return (
+            f"<External {self.settings.external} {len(self._admitted)} remembered, {self._in_flight} asked about, "
+            f"known {self._known!r}>"
+        )
 
 
 class _Known:

@@ -20,7 +20,7 @@ from gateway.edge import jws
 from gateway.edge.claims import Trust, check_audience, check_claims, principal_of, refuse, valid_between
 from gateway.edge.question import Ask, start_of
 from gateway.edge.tokens import LONGEST_TOKEN
-from gateway.errors import GatewayError, Overloaded, StoreUnavailable, Unauthenticated
+from gateway.errors import AuthenticationBusy, GatewayError, StoreUnavailable, Unauthenticated
 from gateway.model import Exchange, Principal
 
 _log = logging.getLogger("gateway.edge")
@@ -64,13 +64,13 @@ class Introspector:
         return None
 
     async def ask(self, token: bytes, now: float, address: str) -> Principal:
-        """Ask the issuer. Raises Unauthenticated; StoreUnavailable if it does not answer; Overloaded if it is asked too
-        much."""
+        """Ask the issuer. Raises Unauthenticated; StoreUnavailable if it does not answer; AuthenticationBusy if it
+        is asked too much."""
         digest = self._digest(token)
         running = self._running.get(digest)
         if running is None:
             if len(self._running) >= _MOST_WAITING or self._waiting.get(address, 0) >= _MOST_OF_ONE:
-                raise Overloaded(headers=[(b"retry-after", b"1")])
+                raise AuthenticationBusy(headers=[(b"retry-after", b"1")])
             running = self._running[digest] = asyncio.create_task(self._look(token, digest, now))
             self._waiting[address] = self._waiting.get(address, 0) + 1
             running.add_done_callback(lambda task: self._done(task, digest, address))

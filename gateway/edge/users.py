@@ -18,7 +18,7 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from gateway.core.headers import field_text
-from gateway.errors import Overloaded, Unauthenticated
+from gateway.errors import AuthenticationBusy, Unauthenticated
 from gateway.model import Principal
 from gateway.stores.htpasswd import LONGEST_PASSWORD, decoys, is_password
 
@@ -77,14 +77,14 @@ class Users:
         return None
 
     async def ask(self, presented: bytes, now: float, address: str) -> Principal:
-        """Look at the password. Raises Unauthenticated; Overloaded if too many are being looked at."""
+        """Look at the password. Raises Unauthenticated; AuthenticationBusy if too many are being looked at."""
         name, password = _parse(presented)
         hashes = self._hashes
         digest = self._digest(presented)
         running = self._running.get(digest)
         if running is None:
             if len(self._running) >= _MOST_WAITING or self._waiting.get(address, 0) >= _MOST_OF_ONE:
-                raise Overloaded(headers=[(b"retry-after", b"1")])
+                raise AuthenticationBusy(headers=[(b"retry-after", b"1")])
             running = self._running[digest] = self._look(hashes.get(name) or self._decoy(name), password)
             self._waiting[address] = self._waiting.get(address, 0) + 1
             running.add_done_callback(lambda _: self._done(digest, address))

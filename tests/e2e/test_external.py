@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ def gateway(decider: Decider, upstream: RawUpstream) -> Iterator[Gateway]:
         "cached": served([upstream.url], auth=[entry(decider.url, cache="1m")]),
         "hidden": served([upstream.url], auth=[ours], hide=True),
         "dead": served([upstream.url], auth=[entry(f"http://127.0.0.1:{free_port()}")]),
+        "narrow": served([upstream.url], auth=["key", entry(decider.url, timeout="20s", max_in_flight=1)]),
         "public": served([upstream.url], auth=[]),
     }
     with Gateway(models) as gateway:
@@ -116,6 +118,23 @@ def test_a_cached_decision_is_asked_once_and_connections_are_kept(gateway: Gatew
     assert [ask(gateway, "cached", "alice").status_code for _ in range(5)] == [200] * 5
     assert len(decider.asked) == before + 1
     assert decider.connections <= connections + 1
+
+
+def test_who_would_be_one_question_too_many_is_told_to_come_again_and_a_key_needs_none(
+    gateway: Gateway, decider: Decider
+) -> None:
+    before = len(decider.asked)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, gateway, "narrow", "slow")
+        until(lambda: len(decider.asked) > before, "the first question")
+        answers = [ask(gateway, "narrow", "alice") for _ in range(4)]
+        assert ask(gateway, "narrow", gateway.key).status_code == 200
+        assert first.result().status_code == 302
+    told = [(answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) for answer in answers]
+    assert told == [(503, "authentication_busy", "1")] * 4
+    assert ask(gateway, "narrow", "alice").status_code == 200
+    counted = [line for line in gateway.metrics().splitlines() if 'code="authentication_busy"' in line]
+    assert [line.split()[-1] for line in counted] == ["4.0"]
 
 
 def test_headers_that_it_identifies_by_are_kept_from_clients_of_all_models(

@@ -13,7 +13,7 @@ import pytest
 from gateway.edge import users as module
 from gateway.edge.authenticate import Authenticate, Means
 from gateway.edge.users import Users
-from gateway.errors import GatewayError, Overloaded, Unauthenticated
+from gateway.errors import AuthenticationBusy, GatewayError, Unauthenticated
 from gateway.model import Exchange
 from gateway.stores.keys import EMPTY
 
@@ -154,11 +154,11 @@ def test_one_address_takes_few_of_the_places_and_all_together_no_more_than_there
         others = [task for n in range(20) for task in await asked(users, 2, str(n))]
         await asyncio.sleep(0.05)
         refused = [task for task in first if task.done()]
-        assert [type(task.exception()) for task in refused] == [Overloaded] * 6
+        assert [type(task.exception()) for task in refused] == [AuthenticationBusy] * 6
         assert sum(not task.done() for task in others) == module._MOST_WAITING - 4
         gate.opened.set()
         done = await asyncio.gather(*first, *others, return_exceptions=True)
-        assert sum(isinstance(each, Overloaded) for each in done) == 6 + 40 - 28
+        assert sum(isinstance(each, AuthenticationBusy) for each in done) == 6 + 40 - 28
         assert repr(users) == "<Users 1 in all, 32 remembered, 0 looked at>"
         assert users._waiting == {}
 

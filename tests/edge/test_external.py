@@ -11,7 +11,15 @@ from gateway.config.settings import ExternalAuth
 from gateway.edge.authenticate import Authenticate, Means, Rejected
 from gateway.edge.external import External
 from gateway.edge.rescue import Rescue
-from gateway.errors import ClientLeft, ConnectFailed, Forbidden, GatewayError, StoreUnavailable, UpstreamTimeout
+from gateway.errors import (
+    AuthenticationBusy,
+    ClientLeft,
+    ConnectFailed,
+    Forbidden,
+    GatewayError,
+    StoreUnavailable,
+    UpstreamTimeout,
+)
 from gateway.model import Answer, Exchange, Header
 from tests.edge.test_auth_layer import FOREIGN, KEY, TABLE, Behind
 
@@ -149,6 +157,51 @@ def test_a_client_that_leaves_while_it_decides_is_no_failure_of_it(caplog: pytes
 
 
 # --- beside the gateway's own ways ---
+
+
+class Slow(Service):
+    """Answers once its `gate` is open."""
+
+    def __init__(self, *answers: Answer | GatewayError) -> None:
+        super().__init__(*answers)
+        self.gate = asyncio.Event()
+
+    async def __call__(self, question: bytes, timeout: float, exchange: Exchange, longest: int) -> Answer:
+        self.asked.append(question)
+        await self.gate.wait()
+        return self.answers[0]
+
+
+def test_no_more_is_asked_at_one_time_than_may_be_and_who_leaves_gives_the_place_back() -> None:
+    async def main() -> None:
+        door = Door(YES, max_in_flight=3)
+        service = door.layer._ask = Slow(YES)
+
+        def call() -> asyncio.Task[None]:
+            exchange = Exchange("the-id", 0.0, "192.0.2.7")
+            scope: dict[str, Any] = {
+                "type": "http", "method": "POST", "scheme": "https", "raw_path": b"/v1/x", "query_string": b"",
+                "exchange": exchange, "headers": [],
+            }  # fmt: skip
+            return asyncio.ensure_future(door.layer(scope, None, None))  # type: ignore[arg-type]
+
+        asking = [call() for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(AuthenticationBusy) as busy:
+            await call()
+        assert busy.value.status == 503
+        assert (b"retry-after", b"1") in busy.value.headers
+        assert len(service.asked) == 3
+        asking.pop().cancel()
+        await asyncio.sleep(0)
+        asking.append(call())
+        await asyncio.sleep(0)
+        assert len(service.asked) == 4
+        service.gate.set()
+        await asyncio.gather(*asking)
+        assert "0 asked about" in repr(door.layer)
+
+    asyncio.run(main())
 
 
 def test_whom_the_gateway_knows_is_not_asked_about() -> None:

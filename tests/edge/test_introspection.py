@@ -13,7 +13,14 @@ from gateway.config.settings import Introspection
 from gateway.edge import introspection as module
 from gateway.edge.authenticate import Authenticate, Means
 from gateway.edge.introspection import Introspector
-from gateway.errors import ConnectFailed, GatewayError, Overloaded, StoreUnavailable, Unauthenticated, UpstreamTimeout
+from gateway.errors import (
+    AuthenticationBusy,
+    ConnectFailed,
+    GatewayError,
+    StoreUnavailable,
+    Unauthenticated,
+    UpstreamTimeout,
+)
 from gateway.model import Answer, Exchange, Principal
 from tests.edge.auth_makers import token as a_jwt
 from tests.edge.test_auth_layer import FOREIGN, KEY, TABLE, TOKENS, Behind
@@ -207,7 +214,7 @@ def test_one_address_has_few_questions_at_a_time_and_all_together_no_more_than_t
         assert len(issuer.asked) == 64
         issuer.gate.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(each, Overloaded) for each in done) == 4 + 12
+        assert sum(isinstance(each, AuthenticationBusy) for each in done) == 4 + 12
         assert (one._running, one._waiting) == ({}, {})
 
     asyncio.run(main())
