@@ -136,7 +136,13 @@ class Limits(Strict):
         240, "Bytes a second at which a body comes at least, over each `body_idle`; 0: any rate will do.", ge=0
     )
     write_bytes: PositiveSize = setting("64KiB", "Of an answer, that wait for a client which is slow to take it.")
-    write_idle: Positive = setting("60s", "Longest time a client may take none of an answer.")
+    write_idle: Positive = setting("60s", "Longest time a client may take none of an answer that waits for it.")
+    write_rate: int = setting(
+        240,
+        "Bytes a second at which it takes them at least, over each `write_idle` in which they wait: time in which it "
+        "is the model server that is slow does not count. 0: any rate will do.",
+        ge=0,
+    )
     connections: int = setting(20_000, "In all; more wait to be accepted. Idle ones make room.", ge=1)
     connections_per_address: int = setting(
         10_000, "Of one address, an IPv6 /64; more are closed before their handshake. 0: any number.", ge=0

@@ -95,7 +95,7 @@ class Answer:
         is_full = self.size > _BODY_BOUND
         if is_full:
             protocol.transport.pause_reading()
-        if protocol.answer is self:  # while it is full, it is the upstream that is slow
+        if protocol.answer is self and not protocol.is_paused:  # while it is full, it is the upstream that is slow
             protocol.deadline = NEVER if is_full else monotonic() + protocol.limits.body_idle
         self._wake()
 
@@ -104,6 +104,11 @@ class Answer:
         if self.protocol.answer is self and not self.protocol.is_paused:
             self.protocol.deadline = NEVER
         self._wake()
+
+    @property
+    def is_body_due(self) -> bool:
+        """It is the client that owes some of the request's body, not we who do not read it."""
+        return not self.is_body_done and self.size <= _BODY_BOUND
 
     def fail(self, failure: GatewayError) -> None:
         """The request's body is broken or late: whoever waits for it is told, the connection will close."""
@@ -150,7 +155,7 @@ class Answer:
         self.chunks = []
         if self.size > _BODY_BOUND:
             protocol.transport.resume_reading()
-            if not self.is_body_done:
+            if not self.is_body_done and not protocol.is_paused:
                 protocol.deadline = monotonic() + protocol.limits.body_idle
         self.is_end_told = self.is_body_done
         self.size = 0

@@ -27,6 +27,7 @@ from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
 from gateway.server.answer import Answer
+from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
 from gateway.tls.clients import peer_of
 
@@ -54,10 +55,10 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "backlog", "begun", "client", "closing", "deadline", "deadlines", "fed",
-        "headers", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "leave",
-        "limits", "line", "loop", "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state",
-        "target", "trailers", "transport", "unfruitful", "window", "write_waiters",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "headers",
+        "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "leave", "limits", "line",
+        "loop", "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "taken", "target",
+        "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -78,7 +79,9 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_paused = False  # the transport's write buffer is full
         self.is_ending = False
         self.is_lingering = False
-        self.backlog = 0  # bytes the client had yet to take when it was last looked at
+        self.waited = 0.0  # seconds of this period in which answers waited for the client: see `_on_stalled`
+        self.waiting_since = 0.0
+        self.taken = 0  # bytes that the client had taken when the period began
         self.is_head_done = False
         self.is_padded = False  # values may have whitespace behind them, which llhttp leaves there
         self.is_chunked = False  # the body under way is
@@ -121,7 +124,11 @@ class EdgeProtocol(asyncio.Protocol):
             self.answer.lost()
 
     def eof_received(self) -> None:
-        """A half-closed connection counts as closed: over TLS it cannot be told apart."""
+        """A half-closed connection counts as closed: over TLS it cannot be told apart. What was written may be on its
+        way still."""
+        self.closing = self.is_lingering = True
+        self._wait_for_taker()
+        self.deadline = self.waiting_since + _LINGER
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
@@ -194,13 +201,14 @@ class EdgeProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_paused = True
-        self.backlog = self.transport.get_write_buffer_size()
-        self.deadline = monotonic() + self.limits.write_idle
+        self._wait_for_taker()
 
     def resume_writing(self) -> None:
-        self.is_paused = False
-        if self.answer is not None:
-            self.deadline = NEVER if self.answer.is_body_done else monotonic() + self.limits.body_idle
+        if self.is_paused:
+            self.is_paused = False
+            self.waited += monotonic() - self.waiting_since
+        if self.answer is not None and not self.is_lingering:
+            self.deadline = monotonic() + self.limits.body_idle if self.answer.is_body_due else NEVER
         for waiter in self.write_waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -217,14 +225,28 @@ class EdgeProtocol(asyncio.Protocol):
         elif self.answer is None:
             self._close(linger=0.0)  # it is idle: nothing of an answer can be lost
 
+    def _wait_for_taker(self) -> None:
+        """Bytes wait for the client. Time counts from now until none do."""
+        if not self.waited:
+            self.taken = taken_of(self.transport)
+        self.waiting_since = monotonic()
+        self.deadline = self.waiting_since + self.limits.write_idle - self.waited
+
     def _on_stalled(self, now: float) -> None:
-        """A client that takes some of what was written may be slow; one that takes none is cut off."""
-        left = self.transport.get_write_buffer_size()
-        if left >= self.backlog:
-            self.transport.abort()
-            return
-        self.backlog = left
-        self.deadline = now + (self.limits.write_idle if left else _LINGER)
+        """When bytes have waited for `write_idle`, all pauses together (time in which a model server was slow is none
+        of them), a client that took nothing meanwhile, or less than `write_rate` asks, is cut off. One that has all and
+        does not close is, too."""
+        if self.is_lingering and has_taken_all(self.transport):
+            return self.transport.abort()
+        waited = self.waited + now - self.waiting_since
+        if waited >= self.limits.write_idle:
+            taken = taken_of(self.transport) - self.taken
+            if taken <= 0 or taken < self.limits.write_rate * waited:
+                return self.transport.abort()
+            self.waited = 0.0
+            self._wait_for_taker()
+        if self.is_lingering:
+            self.deadline = now + _LINGER
 
     # --- the parser's side ---
 
@@ -294,7 +316,7 @@ class EdgeProtocol(asyncio.Protocol):
         """The app has sent all of an answer: go on with the next request, wait for one, or close."""
         self.state.total_requests += 1
         self.answer = None
-        if is_reusable and self.pipeline:
+        if is_reusable and self.pipeline and not self.is_lingering:
             self._start(self.pipeline.popleft())
             if len(self.pipeline) < _PIPELINE_PAUSE:
                 self.transport.resume_reading()
@@ -436,8 +458,8 @@ class EdgeProtocol(asyncio.Protocol):
         if transport.is_closing():
             return
         self.is_lingering = True
-        self.backlog = transport.get_write_buffer_size()
-        self.deadline = monotonic() + (self.limits.write_idle if self.backlog else linger)
+        self._wait_for_taker()
+        self.deadline = self.waiting_since + linger
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()

@@ -16,7 +16,9 @@ from gateway.server.protocol import EdgeProtocol
 
 _log = logging.getLogger("gateway.worker")
 
-_GOODBYE = 5.0  # seconds for a client's close_notify; it has all of its answer by then
+# Seconds from our close to the end of TLS. The protocol's own deadline comes before it, and sees whether the client
+# still takes what was written.
+_GOODBYE = 3600.0
 _GREETING = 2.0  # seconds that a stop waits for the handshake of a connection it has just accepted
 _LOOK = 0.05  # seconds between two looks at whether all have left
 

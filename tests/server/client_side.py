@@ -27,9 +27,10 @@ App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 class Transport:
-    """What a protocol needs of a transport; `is_full` makes writing pause."""
+    """What a protocol needs of a transport."""
 
     def __init__(self) -> None:
+        self.waiting = 0  # bytes that the client has yet to take
         self.written = bytearray()
         self.is_closed = False
         self.is_aborted = False
@@ -61,7 +62,7 @@ class Transport:
         self.high = high
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.waiting
 
     def get_extra_info(self, name: str) -> Any:
         return {"peername": ("192.0.2.1", 1000), "sockname": ("192.0.2.2", 443)}.get(name)

@@ -1,6 +1,7 @@
 """The limits of a connection with their defaults, in process: sizes that real sockets would make slow to try."""
 
 import asyncio
+from time import monotonic
 
 import pytest
 
@@ -61,6 +62,70 @@ def test_a_body_below_its_rate_is_408_and_one_above_is_not() -> None:
     assert dripped(b"x" * 40, 0.02, limits).statuses == [408]
     limits = Limits.model_validate({"body_idle": "50ms", "body_rate": 1})
     assert dripped(b"x" * 20, 0.01, limits).statuses == [200]
+
+
+def is_cut_off(takes: list[int], pause: float = 0.0, **limits: object) -> bool:
+    """Whether a client is that takes so many bytes of an answer in each `write_idle`; for `pause` seconds behind each
+    there is nothing more for it to take."""
+
+    async def read() -> bool:
+        client = Client(limits=Limits.model_validate({"write_idle": "60ms", **limits}))
+        protocol, transport = client.protocol, client.transport
+        transport.waiting = 10**8
+        for taken in takes:
+            protocol.pause_writing()
+            await asyncio.sleep(0.03)
+            transport.waiting -= taken // 2
+            await asyncio.sleep(0.04)
+            transport.waiting -= taken - taken // 2
+            client.deadlines.sweep(monotonic())
+            if pause:
+                protocol.resume_writing()
+                await asyncio.sleep(pause)
+                client.deadlines.sweep(monotonic())
+        is_aborted = transport.is_aborted
+        await client.finish()
+        return is_aborted
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize(
+    ("takes", "rate", "is_cut"),
+    [
+        ([10_000_000] * 3, 10_000, False),
+        ([100] * 3, 10_000, True),
+        ([10_000_000, 100], 10_000, True),
+        ([1] * 3, 0, False),
+        ([1, 0], 0, True),
+    ],
+)
+def test_who_takes_an_answer_below_its_rate_or_not_at_all_is_cut_off(
+    takes: list[int], rate: int, *, is_cut: bool
+) -> None:
+    assert is_cut_off(takes, write_rate=rate) is is_cut
+
+
+def test_time_in_which_there_is_nothing_to_take_is_not_the_clients() -> None:
+    assert not is_cut_off([10_000] * 3, pause=0.2, write_rate=40_000)
+
+
+def test_a_client_cannot_begin_its_time_anew_by_taking_a_little_just_before_the_end() -> None:
+    async def read() -> int:
+        client = Client(limits=Limits.model_validate({"write_idle": "100ms", "write_rate": 10_000}))
+        protocol, transport, rounds = client.protocol, client.transport, 0
+        transport.waiting = 1000
+        while not transport.is_aborted:
+            protocol.pause_writing()
+            await asyncio.sleep(0.04)
+            transport.waiting -= 5
+            client.deadlines.sweep(monotonic())
+            protocol.resume_writing()
+            rounds += 1
+        await client.finish()
+        return rounds
+
+    assert asyncio.run(asyncio.wait_for(read(), 20)) <= 4
 
 
 def test_who_waits_for_100_continue_is_not_called_late() -> None:

@@ -42,7 +42,7 @@ def test_the_defaults_are_those_of_the_settings() -> None:
         "trailers, chunk extensions | 16 KiB": (limits.trailer_bytes == 16384,),
         "10 s in all": (limits.headers_timeout == 10,),
         "30 s · 240 bytes/s": (limits.body_idle == 30, limits.body_rate == 240),
-        "60 s, 64 KiB buffered": (limits.write_idle == 60,),
+        "60 s · 240 bytes/s, 64 KiB buffered": (limits.write_idle == 60, limits.write_rate == 240),
         "between two requests | 75 s": (limits.keep_alive == 75,),
         "one connection | 10,000": (limits.requests == 10_000,),
         "20,000 · 10,000": (limits.connections == 20_000, limits.connections_per_address == 10_000),
