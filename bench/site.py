@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 
 from bench.processes import Running, free_ports
 from bench.render import render_file
-from gateway.stores.keyfile import Key, KeyFile
+from gateway.stores.keyentry import Key
+from gateway.stores.keyfile import KeyFile
 from gateway.stores.keys import Pepper, mint
 
 KEYS = 32  # one for each client of the load

@@ -87,7 +87,7 @@ from gateway.edge.stick import Stick
 from gateway.edge.throttle import Throttle
 from gateway.edge.transform import Transform
 from gateway.runtime import Runtime
-from gateway.stores.keyfile import own_limit
+from gateway.stores.keyentry import own_limit
 from gateway.stores.keys import OwnLimit
 from gateway.upstream.call import Means
 from gateway.upstream.forward import Forward, log_ejection

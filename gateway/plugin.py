@@ -42,6 +42,7 @@ __all__ = [
     "forget_changed",
     "import_changed",
     "load",
+    "load_store",
     "make_importable",
     "parse_duration",
     "parse_size",
@@ -99,6 +100,18 @@ def load(settings: "PluginSettings", *, is_global: bool = False) -> Factory:
     factory = Factory(settings.use, make, settings.options)
     factory(_nothing)
     return factory
+
+
+def load_store(settings: "PluginSettings") -> Any:
+    """The store of keys that `settings` name, made by its options. Raises PluginError."""
+    make = _find(settings.use)
+    _note_files()
+    _check_options(settings.use, make, settings.options, is_layer=False)
+    with _foreign(f"{settings.use} cannot be made"):
+        store: Any = make(**copy.deepcopy(settings.options))
+    if not callable(getattr(store, "read", None)):
+        raise PluginError(f"{settings.use} makes a {type(store).__name__}, which is no store of keys: it has no `read`")
+    return store
 
 
 def make_importable(folder: Path) -> None:
@@ -272,15 +285,16 @@ def _entry_point(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _check_options(use: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Names only, against the signature, for a better message than a call would give. Raises PluginError."""
+def _check_options(use: str, make: Callable[..., Any], options: Mapping[str, Any], *, is_layer: bool = True) -> None:
+    """Names only, against the signature, for a better message than a call would give; a layer is given the next app
+    first. Raises PluginError."""
     try:
         parameters = list(inspect.signature(make).parameters.values())
     except (TypeError, ValueError):  # written in C without a signature: the call decides
         return
-    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+    if is_layer and (not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY):
         raise PluginError(f"{use} does not take the next app as its first argument: it is not an ASGI middleware")
-    named = {p.name: p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = {p.name: p for p in parameters[is_layer:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     unknown = [name for name in options if name not in named]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         raise PluginError(f"{use} has no option {unknown[0]!r}{_nearest(unknown[0], named)}")

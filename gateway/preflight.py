@@ -28,6 +28,15 @@ def plugins(settings: Settings) -> Iterator[Problem]:
         yield from _plugins(model.plugins, ("models", name, "plugins"), is_global=False)
 
 
+def key_store(settings: Settings) -> Iterator[Problem]:
+    """The store of keys can be found and made; it is not asked."""
+    if settings.auth.key_store is not None:
+        try:
+            plugin.load_store(settings.auth.key_store)
+        except plugin.PluginError as error:
+            yield Problem("", 0, "auth.key_store", str(error))
+
+
 def _plugins(entries: Sequence[PluginSettings], at: tuple[str, ...], *, is_global: bool) -> Iterator[Problem]:
     for index, entry in enumerate(entries):
         try:
@@ -129,6 +138,8 @@ def admin(settings: Settings) -> Iterator[Problem]:
 
 def keys(settings: Settings) -> Iterator[Problem]:
     """The file of keys can be used. None yet is no problem: it comes with the first key."""
+    if settings.auth.key_store is not None:
+        return
     try:
         load_keys(settings.auth.keys)
     except FileNotFoundError:
@@ -149,7 +160,7 @@ def users(settings: Settings) -> Iterator[Problem]:
         yield from unusable_users(settings, error)
 
 
-VALIDATORS = (plugins, issuers, admin, upstream_tls, client_cas, upstream_auth, introspection)
+VALIDATORS = (plugins, key_store, issuers, admin, upstream_tls, client_cas, upstream_auth, introspection)
 """For a start and a reload, which read all keys themselves; a bad certificate is reported by the store, which serves
 the last good one on."""
 

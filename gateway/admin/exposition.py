@@ -233,6 +233,15 @@ def _issuers(view: AdminView) -> Iterator[Metric]:
     yield from (failures, age)
 
 
+def _key_store(view: AdminView) -> Iterator[Metric]:
+    """Likewise of the store of keys, where they are not in a file."""
+    store = view.key_store()
+    if store is not None:
+        yield GaugeMetricFamily("gateway_key_store_failures", "Failed reads of the keys, in a row.", store.failures)
+        if store.age is not None:
+            yield GaugeMetricFamily("gateway_key_store_age_seconds", "Since the keys were last read.", store.age)
+
+
 def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
     workers = [worker for worker in view.workers() if worker.pid]
     buckets = view.buckets()
@@ -250,6 +259,7 @@ def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
         certificates.add_metric((certificate.name,), (certificate.expires - time.time()) / 86400)
     yield certificates
     yield from _issuers(view)
+    yield from _key_store(view)
     if buckets is not None:
         used = GaugeMetricFamily("gateway_buckets_used", "Token buckets in use.", labels=("store",))
         used.add_metric((buckets.store,), buckets.used)

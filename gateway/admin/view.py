@@ -60,6 +60,13 @@ class IssuerView(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None  # seconds since one did; None: none has, in this process
 
 
+class KeyStoreView(msgspec.Struct, frozen=True, kw_only=True):
+    """`auth.key_store`."""
+
+    failures: int  # in a row
+    age: float | None  # seconds since it answered; None: it never has, in this process
+
+
 class BucketsView(msgspec.Struct, frozen=True, kw_only=True):
     """Token buckets in use."""
 
@@ -96,6 +103,10 @@ class AdminView(Protocol):
     def certificates(self) -> Sequence[CertificateView]: ...
 
     def issuers(self) -> Sequence[IssuerView]: ...
+
+    def key_store(self) -> KeyStoreView | None:
+        """None: keys are in a file."""
+        ...
 
     def buckets(self) -> BucketsView | None: ...
 

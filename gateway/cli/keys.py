@@ -22,7 +22,8 @@ from gateway.config.problems import ConfigError
 from gateway.config.settings import AuthSettings
 from gateway.config.values import parse_duration
 from gateway.control.keys import KeyEditError, KeyRing, Wish, editing, find
-from gateway.stores.keyfile import Key, KeyFileError, read
+from gateway.stores.keyentry import Key
+from gateway.stores.keyfile import KeyFileError, read
 from gateway.stores.keys import OwnLimit
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and withdraw API keys.")
@@ -176,6 +177,8 @@ def _key_file(file: Path | None, config: Path) -> Path:
     if not config.exists():
         return config.parent / default
     auth = (read_document(config, os.environ).data or {}).get("auth")
+    if isinstance(auth, dict) and auth.get("key_store"):
+        raise KeyEditError(f"{config} has auth.key_store: its keys are changed there; --file names a file")
     named = auth.get("keys") if isinstance(auth, dict) else None
     return config.absolute().parent / (named if isinstance(named, str) else default)
 

@@ -59,6 +59,13 @@ class PluginSettings(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class KeyStoreSettings(PluginSettings):
+    """A class that says which API keys there are, by dotted path or an entry point of the group `gateway.plugins`; the
+    other keys are its options."""
+
+    every: Positive = setting("10s", "How often it is asked.")
+
+
 class LimitSettings(Strict):
     """What one caller may have: a token bucket (`rate`), or so many requests at one time (`in_flight`). A request that
     any limit of its model refuses is charged to none of them."""

@@ -62,6 +62,11 @@ def acme_can_work(settings: Settings) -> Iterator[Finding]:
         yield Finding(("tls", "acme"), "needs gateway.http, where the CA looks for its proof", (("gateway", "http"),))
 
 
+def keys_are_in_one_place(settings: Settings) -> Iterator[Finding]:
+    if settings.auth.key_store is not None and "keys" in settings.auth.model_fields_set:
+        yield Finding(("auth", "key_store"), "is beside `keys`: in which of them are the keys?", (("auth", "keys"),))
+
+
 def issuers_differ(settings: Settings) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, issuer in enumerate(settings.auth.jwt):
@@ -270,6 +275,7 @@ RULES: tuple[Rule, ...] = (
     proxies_are_known,
     store_is_installed,
     acme_can_work,
+    keys_are_in_one_place,
     issuers_differ,
     issuers_exist,
     users_exist,

@@ -30,6 +30,7 @@ from gateway.config.policies import (
     ExternalAuth,
     HeaderRules,
     HeaderSettings,
+    KeyStoreSettings,
     LimitSettings,
     MatchSettings,
     ModelDefaults,
@@ -86,6 +87,7 @@ __all__ = [
     "HstsSettings",
     "Introspection",
     "Issuer",
+    "KeyStoreSettings",
     "LimitSettings",
     "Limits",
     "MatchSettings",
@@ -299,6 +301,9 @@ class AuthSettings(Strict):
     """Who may be a caller. A model's `auth` says which of these it takes."""
 
     keys: FilePath = setting("keys.yaml", "File of API keys, hashed; `gateway keys create` writes it.")
+    key_store: KeyStoreSettings | None = setting(
+        None, "Another place for API keys than a file: a class of yours; see authentication.md."
+    )
     jwt: list[Issuer] = setting([], "Issuers whose tokens are believed.")
     introspection: Introspection | None = setting(None, "Whom to ask about tokens that are no JWTs; null: nobody.")
     htpasswd: FilePath | None = setting(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.stores.keyfile import PEPPER_VARIABLE, Key, KeyFile, KeyFileError, Previous, parse, read
+from gateway.stores.keyentry import Key, Previous
+from gateway.stores.keyfile import PEPPER_VARIABLE, KeyFile, KeyFileError, parse, read
 from gateway.stores.keys import FOREIGN_LENGTHS, PREFIX, KeyTable, OwnLimit, Pepper, key_id, mint
 
 LOCK_SECONDS = 10.0  # another command holds the lock for milliseconds

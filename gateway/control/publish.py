@@ -32,7 +32,7 @@ class Published(msgspec.Struct):
     folder: str  # where routes.yaml lies: plugins are imported from there
     models: dict[str, bytes] = {}  # JSON of each
     slots: dict[str, int] = {}
-    keys: bytes = b""
+    keys: bytes | None = b""  # None: `auth.key_store` has not answered yet
     jwks: dict[str, bytes] = {}
     revoked: dict[str, list[str]] = {}
     users: dict[str, str] = {}

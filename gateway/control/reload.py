@@ -14,11 +14,11 @@ from gateway.config.problems import ConfigError, Problem, render_key
 from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.jwks import key_of_file, load_files, read_revoked
-from gateway.control.keys import load_keys
 from gateway.control.publish import Published
 from gateway.stores import htpasswd
 from gateway.stores.htpasswd import HtpasswdError
-from gateway.stores.keyfile import KeyFileError
+from gateway.stores.keyfile import KeyFileError, text_of
+from gateway.stores.keyreader import KeyReader
 
 _log = logging.getLogger("gateway.controller")
 
@@ -28,15 +28,19 @@ Code = Callable[[], dict[str, str]]  # a digest of every module of plugins that 
 
 
 def prepare(
-    config: Path, before: Published | None, validators: Iterable[Validator] = (), code: Code = dict
+    config: Path,
+    before: Published | None,
+    validators: Iterable[Validator] = (),
+    code: Code = dict,
+    reader: KeyReader | None = None,
 ) -> tuple[Published, Settings]:
     """Read and validate everything that `config` (routes.yaml) names, and make the next generation of it. Nothing is
-    written. `code` says what plugins the validation has imported. Raises ConfigError."""
+    written. `code` says what plugins the validation has imported; `reader` remembers the keys. Raises ConfigError."""
     settings, marks, _ = read(config)
     problems = [marks.complete(problem) for validate in validators for problem in validate(settings)]
-    keys = b""
+    keys: bytes | None = b""
     try:
-        keys = load_keys(settings.auth.keys).to_wire()
+        keys = keys_of(settings, before, reader or KeyReader())
     except FileNotFoundError:
         pass  # no key has been made yet
     except (KeyFileError, OSError) as error:
@@ -72,6 +76,16 @@ def prepare(
     return published, settings
 
 
+def keys_of(settings: Settings, before: Published | None, reader: KeyReader) -> bytes | None:
+    """The table of keys to publish. A store's are what they were: the controller asks it, and nobody waits for it.
+    Raises KeyFileError, OSError."""
+    store = settings.auth.key_store
+    if store is None:
+        return reader.take(text_of(settings.auth.keys), str(settings.auth.keys))
+    known = before.assemble({}).auth.key_store if before else None
+    return before.keys if before and known and (known.use, known.options) == (store.use, store.options) else None
+
+
 def unusable_keys(settings: Settings, error: KeyFileError | OSError) -> list[Problem]:
     if isinstance(error, OSError):
         return [Problem(str(settings.auth.keys), 0, "", f"cannot be read: {error.strerror}")]
@@ -90,12 +104,12 @@ def unusable_users(settings: Settings, error: HtpasswdError | OSError) -> list[P
     return [Problem(place, 0, "", message) for place, _, message in lines]
 
 
-def renew_credentials(published: Published, settings: Settings) -> Published:
+def renew_credentials(published: Published, settings: Settings, reader: KeyReader) -> Published:
     """`published` with the keys, users and revoked tokens that the files of its own `settings` hold now; a file that
     cannot be used changes nothing."""
     keys, users = published.keys, published.users
     with contextlib.suppress(KeyFileError, OSError):
-        keys = load_keys(settings.auth.keys).to_wire()
+        keys = keys_of(settings, published, reader)
     with contextlib.suppress(HtpasswdError, OSError):
         users = read_users(settings)
     revoked, _ = revoked_tokens(settings)
@@ -158,6 +172,7 @@ class Reloader:
         self.announce = announce
         self.validators = list(validators)
         self.code = code
+        self.reader = KeyReader()
         self.lock = asyncio.Lock()
         self.reloaded_at = time.time()
         self.problems: list[str] = []  # of the last try
@@ -170,7 +185,7 @@ class Reloader:
             self.notes = []
             try:
                 published, settings = await asyncio.to_thread(
-                    prepare, self.config, self.published, self.validators, self.code
+                    prepare, self.config, self.published, self.validators, self.code, self.reader
                 )
             except ConfigError as error:
                 self.problems = [str(problem) for problem in error.problems]
@@ -193,7 +208,7 @@ class Reloader:
 
     async def _renew_credentials(self) -> None:
         """A key is revoked at once, also while routes.yaml has a mistake in it."""
-        published = await asyncio.to_thread(renew_credentials, self.published, self.settings)
+        published = await asyncio.to_thread(renew_credentials, self.published, self.settings, self.reader)
         if published != self.published:
             await self._hand_out(replace(published, generation=published.generation + 1), self.settings)
 
@@ -204,6 +219,13 @@ class Reloader:
             if changed != self.published.jwks:
                 generation = self.published.generation + 1
                 published = replace(self.published, generation=generation, jwks=changed)
+                await self._hand_out(published, self.settings)
+
+    async def replace_keys(self, keys: bytes) -> None:
+        """New keys of a store, under the same configuration."""
+        async with self.lock:
+            if keys != self.published.keys:
+                published = replace(self.published, generation=self.published.generation + 1, keys=keys)
                 await self._hand_out(published, self.settings)
 
     async def _hand_out(self, published: Published, settings: Settings) -> list[str]:

@@ -16,6 +16,7 @@ from gateway.config.settings import ModelSettings, Settings
 from gateway.control.publish import Published
 from gateway.core.snapshot import Route, Snapshot
 from gateway.runtime import Runtime
+from gateway.stores.keys import EMPTY, KeyTable
 
 _SLICE = 0.002  # seconds of work between two looks at what requests need
 
@@ -42,6 +43,21 @@ async def read_settings(published: Published, before: Published, known: Settings
             models[name] = ModelSettings.model_validate_json(text)
             await breath()
     return published.assemble(models)
+
+
+async def read_keys(
+    wire: bytes | None, told: Mapping[str, str], before: tuple[KeyTable, bytes] | None, breath: Breath
+) -> KeyTable | None:
+    """The table of keys that was published; see `KeyTable.reading`."""
+    if not wire:
+        return EMPTY if wire is not None else None
+    work = KeyTable.reading(wire, told, before)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(KeyTable, end.value)
+        await breath()
 
 
 async def compile_gradually(

@@ -24,6 +24,7 @@ from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Se
 from gateway.control import publish
 from gateway.control.engines import Engines, Source
 from gateway.control.jwks import Jwks
+from gateway.control.keystore import Asking
 from gateway.control.probe import Prober, Target
 from gateway.control.publish import Published
 from gateway.control.reload import Reloader
@@ -91,6 +92,9 @@ class Controller:
         self.issuers: list[Issuer] = []
         self.jwks: Jwks | None = None
         self.fetching: asyncio.Task[object] | None = None
+        self.asking: Asking | None = None  # `auth.key_store`
+        self.asked: tuple[object, ...] = ()  # which, and by what code
+        self.asking_task: asyncio.Task[object] | None = None
         self.renewal: Renewal | None = None
         self.certificate_problems: list[CertificateProblem] = []
         self.insecure: list[str] = []  # versions whose endpoints need not prove themselves
@@ -173,7 +177,8 @@ class Controller:
     def _watched(self) -> Iterable[Path]:
         settings = self.reloader.settings
         yield self.office.config
-        yield settings.auth.keys
+        if settings.auth.key_store is None:
+            yield settings.auth.keys
         if settings.auth.htpasswd is not None:
             yield settings.auth.htpasswd
         if settings.auth.introspection is not None and settings.auth.introspection.secret_file is not None:
@@ -251,6 +256,20 @@ class Controller:
                 self.issuers, self.reloader.replace_jwks, keys=self.jwks.keys if self.jwks else published.jwks
             )
             self.fetching = self._do(self.jwks.run())
+        self._ask_for_keys(published, settings)
+
+    def _ask_for_keys(self, published: Published, settings: Settings) -> None:
+        """Keep asking the store of keys, another one if the configuration or its code is."""
+        store = settings.auth.key_store
+        wanted = (store, tuple(published.code.items())) if store is not None else ()
+        if wanted == self.asked:
+            return
+        self.asked, self.asking = wanted, None
+        if self.asking_task is not None:
+            self.asking_task.cancel()
+        if store is not None:
+            self.asking = Asking(store.use, plugin.load_store(store), store.every, self.reloader.replace_keys)
+            self.asking_task = self._do(self.asking.run())
 
     def _warn_of_insecure(self, settings: Settings) -> None:
         """Again with every generation that has other ones."""

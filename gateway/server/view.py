@@ -4,7 +4,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, IssuerView, WorkerView
+from gateway.admin.view import (
+    GATEWAY,
+    BucketsView,
+    CertificateView,
+    EndpointView,
+    EngineView,
+    IssuerView,
+    KeyStoreView,
+    WorkerView,
+)
 from gateway.core.endpoint import Health, identity
 from gateway.core.metrics import Totals
 from gateway.core.standing import look, say
@@ -86,6 +95,10 @@ class View:
     def issuers(self) -> Sequence[IssuerView]:
         states = self.controller.jwks.state() if self.controller.jwks else []
         return [IssuerView(issuer=issuer, failures=failures, age=age) for issuer, failures, age in states]
+
+    def key_store(self) -> KeyStoreView | None:
+        asking = self.controller.asking
+        return KeyStoreView(failures=asking.failures, age=asking.age) if asking is not None else None
 
     def certificates(self) -> Sequence[CertificateView]:
         problems = {problem.file: problem.message for problem in self.controller.certificate_problems}

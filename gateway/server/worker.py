@@ -40,7 +40,7 @@ from gateway.edge.users import Users
 from gateway.runtime import Runtime
 from gateway.server import memory
 from gateway.server.accept import Reception
-from gateway.server.adoption import Breath, compile_gradually, let_go, read_settings
+from gateway.server.adoption import Breath, compile_gradually, let_go, read_keys, read_settings
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.relief import GiveBack, relieve
@@ -61,7 +61,7 @@ from gateway.server.zone import (
     Zone,
     wanted_bit,
 )
-from gateway.stores.keys import EMPTY, KeyTable
+from gateway.stores.keys import KeyTable
 from gateway.tls.store import CertificateStore
 from gateway.tls.validation import ANSWERS
 
@@ -107,9 +107,11 @@ class Worker:
         rings = place.zone.rings
         others = [rings[slot] for slot in place.slots if slot != place.slot]
         self.runtime.ledger = Ledger(rings[place.slot], others, self.runtime.by_slot.get)
-        keys = self._prepare(self.published, self.settings)
+        self._prepare(self.settings)
         snapshot = compile_snapshot(self.settings, self.published.generation, self.published.slots, self.runtime)
-        self._take(self.published, snapshot, keys)
+        wire = self.published.keys
+        keys = KeyTable.from_wire(wire, self.settings.auth.identity_headers) if wire else self.runtime.keys.table
+        self._take(self.published, snapshot, keys if wire is not None else None)
         if self.tls is not None:
             self.tls.tally = self.runtime.recorder.totals
         self.server = EdgeServer(
@@ -163,15 +165,11 @@ class Worker:
             workers=place.zone.header[WORKER_COUNT],
         )
 
-    def _prepare(self, published: Published, settings: Settings) -> KeyTable:
-        """What chains are compiled with -> the table of keys to use with them."""
+    def _prepare(self, settings: Settings) -> None:
+        """What chains are compiled with."""
         runtime = self.runtime
         told = settings.auth.identity_headers
         is_told_anew = told != self.settings.auth.identity_headers
-        if published.keys != self.published.keys or runtime.keys.table is EMPTY or is_told_anew:
-            keys = KeyTable.from_wire(published.keys, told) if published.keys else EMPTY
-        else:
-            keys = runtime.keys.table
         if runtime.tokens is None or settings.auth.jwt != self.settings.auth.jwt:
             runtime.tokens = Tokens(settings.auth.jwt) if settings.auth.jwt else None
         if settings.auth.htpasswd is None:
@@ -185,9 +183,17 @@ class Worker:
             runtime.callers = callers_of(settings)
         runtime.granted_headers = granted_headers(settings)
         runtime.introspect(settings.auth.introspection)
-        return keys
 
-    def _take(self, published: Published, snapshot: Snapshot, keys: KeyTable) -> None:
+    async def _keys(self, published: Published, settings: Settings, breath: Breath) -> KeyTable | None:
+        """The table that is in use, if it is that of `published` too."""
+        told, table, wire = settings.auth.identity_headers, self.runtime.keys.table, self.published.keys
+        if told != self.settings.auth.identity_headers:
+            return await read_keys(published.keys, told, None, breath)
+        if published.keys == wire:
+            return table
+        return await read_keys(published.keys, told, (table, wire) if table is not None and wire else None, breath)
+
+    def _take(self, published: Published, snapshot: Snapshot, keys: KeyTable | None) -> None:
         """Make `published` what new requests begin with."""
         runtime = self.runtime
         runtime.snapshot = snapshot
@@ -221,7 +227,8 @@ class Worker:
                     breath = Breath()
                     settings = await read_settings(published, self.published, self.settings, breath)
                     plugin.make_importable(Path(published.folder))  # it may be new
-                    keys = self._prepare(published, settings)
+                    keys = await self._keys(published, settings, breath)
+                    self._prepare(settings)
                     snapshot = await compile_gradually(published, settings, self.settings, self.runtime, breath)
                     old = list(self.runtime.snapshot.routes.values())
                     self._take(published, snapshot, keys)

@@ -6,26 +6,21 @@
     keys:
     - {"id": "…", "name": "alice", "hash": "…", "models": ["iris", "llama@fp8"], "created": "2026-01-01T00:00:00Z"}
 
-A line that is also JSON, as all are that we write, is read some thirty times faster than YAML is: that is what makes
-100,000 keys load in less than a second. Other YAML is understood one key at a time, hence without anchors.
+What is read here is all of a file, every mistake by its line. Whoever reads one again and again remembers most of it:
+`control/keystore.py`.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from functools import lru_cache
-from math import inf
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 import yaml
-from pydantic import ValidationError
 
-from gateway.config.settings import LimitSettings
-from gateway.stores.keys import KeyTable, OwnLimit, Pepper, Row
+from gateway.stores.keyentry import Key, parse_item, refuse_oddities
+from gateway.stores.keys import KeyTable, Pepper
 
 PEPPER_VARIABLE = "GATEWAY_KEYS_PEPPER"
 _MOST_PROBLEMS = 20  # reported at once
@@ -34,58 +29,6 @@ _SHORTEST_PEPPER = 16
 _HEADING = """\
 # API keys of the gateway, by their hashes alone. `gateway keys` writes this file whole: comments are lost then.
 """
-
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Method = Annotated[str, msgspec.Meta(pattern="^[A-Z]{1,32}$")]
-Globs = Annotated[tuple[Glob, ...], msgspec.Meta(min_length=1)]
-
-
-class Previous(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """What a rotated key was before, and until when that is still accepted."""
-
-    hash: Hash
-    until: Time
-
-
-class Key(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True, gc=False):
-    """One key, as its line says it."""
-
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z]{10}$")]
-    name: Name
-    hash: Hash
-    models: Globs  # globs of `model` or `model@version`; ["*"] is every model
-    created: Time
-    owner: str = ""
-    expires: Time | None = None
-    revoked: Time | None = None
-    previous: tuple[Previous, ...] = ()
-    metadata: dict[str, str] = {}
-    limits: tuple[OwnLimit, ...] = ()
-    methods: tuple[Method, ...] = ()  # by which it may call; empty: all
-
-    def state(self, now: float) -> str:
-        """active | rotating | expired | revoked. `now` is seconds since the epoch."""
-        if self.revoked is not None:
-            return "revoked"
-        if self.expires is not None and self.expires.timestamp() <= now:
-            return "expired"
-        return "rotating" if any(old.until.timestamp() > now for old in self.previous) else "active"
-
-    def rows(self) -> Iterator[Row]:
-        """What a table accepts for this key."""
-        if self.revoked is not None:
-            return
-        until = self.expires.timestamp() if self.expires is not None else inf
-        grants = None if "*" in self.models else self.models
-        claims = {**self.metadata, "owner": self.owner} if self.owner else self.metadata
-        more = (claims, self.limits, self.methods)
-        yield Row(bytes.fromhex(self.hash), until, self.id, self.name, grants, *more)
-        for old in self.previous:
-            earlier = min(until, old.until.timestamp())
-            yield Row(bytes.fromhex(old.hash), earlier, self.id, self.name, grants, *more)
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,26 +68,47 @@ class KeyFile:
 
 def parse(text: str, name: str, environ: Mapping[str, str]) -> KeyFile:
     """Read a key file's text. `name` is what errors call it. Raises KeyFileError with everything that is wrong."""
-    lines = text.split("\n")
-    start, end = _find_keys(lines)
-    header = _parse_header(lines[:start] + [""] * (end - start) + lines[end:], name)
+    head, lines, first = divide(text)
+    header = _parse_header(head, name)
     pepper = _choose_pepper(header, name, environ)
-    problems: list[str] = []
-    keys: list[Key] = []
-    seen: dict[str, int] = {}
-    for number, item in _items(lines, start + 1, end):
+    problems: list[tuple[int, str]] = []
+    found: list[tuple[int, Key]] = []
+    for number, item in _items(lines, first):
         try:
-            key = _parse_item(item)
-            _refuse_oddities(key, number, seen)
+            key = parse_item(item)
+            refuse_oddities(key)
         except ValueError as error:
-            problems.append(f"{name}:{number}: {error}")
+            problems.append((number, str(error)))
             if len(problems) == _MOST_PROBLEMS:
                 break
         else:
-            keys.append(key)
+            found.append((number, key))
+    problems += _twins(found)
     if problems:
-        raise KeyFileError("\n".join(problems))
-    return KeyFile(pepper, header.pepper, keys)
+        raise KeyFileError("\n".join(f"{name}:{number}: {what}" for number, what in sorted(problems)[:_MOST_PROBLEMS]))
+    return KeyFile(pepper, header.pepper, [key for _, key in found])
+
+
+def pepper_of(head: list[str], name: str, environ: Mapping[str, str]) -> Pepper:
+    """Raises KeyFileError."""
+    return _choose_pepper(_parse_header(head, name), name, environ)
+
+
+def divide(text: str) -> tuple[list[str], list[str], int]:
+    """A file's text -> its lines but for the list of keys, which are blank; the lines of that; the first one's
+    number."""
+    lines = text.split("\n")
+    start, end = _find_keys(lines)
+    return lines[:start] + [""] * (end - start) + lines[end:], lines[start + 1 : end], start + 2
+
+
+def _twins(keys: Sequence[tuple[int, Key]]) -> Iterator[tuple[int, str]]:
+    """Ids and hashes that two keys have."""
+    seen: dict[str, int] = {}
+    for number, key in keys:
+        twin = next((seen[unique] for unique in key.uniques() if seen.setdefault(unique, number) != number), None)
+        if twin is not None:
+            yield number, f"has the id or the hash of the key in line {twin}"
 
 
 def _find_keys(lines: Sequence[str]) -> tuple[int, int]:
@@ -187,100 +151,30 @@ def _choose_pepper(header: _Header, name: str, environ: Mapping[str, str]) -> Pe
     return pepper
 
 
-def _items(lines: Sequence[str], start: int, end: int) -> Iterator[tuple[int, str]]:
+def _items(lines: Sequence[str], first: int) -> Iterator[tuple[int, str]]:
     """Each entry of the list with the number of its first line: what begins with `-`, as far indented as the first."""
-    first = next((line for line in lines[start:end] if line.lstrip().startswith("-")), "")
-    bullet = first[: len(first) - len(first.lstrip())] + "- "
-    number, item = start + 1, ""
-    for at in range(start, end):
-        line = lines[at]
+    dash = next((line for line in lines if line.lstrip().startswith("-")), "")
+    bullet = dash[: len(dash) - len(dash.lstrip())] + "- "
+    number, item = first, ""
+    for at, line in enumerate(lines, first):
         if line.startswith(bullet):
             if item:
                 yield number, item
-            number, item = at + 1, line
+            number, item = at, line
         elif line.strip() and not line.lstrip().startswith("#"):
             item = f"{item}\n{line}" if item else line
     if item:
         yield number, item
 
 
-_decode = msgspec.json.Decoder(Key).decode
-
-
-def _parse_item(item: str) -> Key:
-    """Raises ValueError."""
-    if item.startswith('- {"'):
-        try:
-            return _decode(item[2:])
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            pass  # YAML's own notation after all
-    try:
-        value = _construct(item)
-    except yaml.MarkedYAMLError as error:
-        raise ValueError(error.problem) from error
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    return msgspec.convert(value, Key)
-
-
-def _construct(item: str) -> Any:
-    """The one element of a list in YAML."""
-    loader = yaml.CSafeLoader(item)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.SequenceNode) or len(node.value) != 1:
-            raise ValueError("is not an entry of a list (`- …`)")
-        _refuse_twins(node.value[0])
-        (value,) = loader.construct_document(node)
-    finally:
-        loader.dispose()
-    if isinstance(value, dict):
-        return {name: _to_time(entry) for name, entry in value.items()}
-    return value
-
-
-def _to_time(value: Any) -> Any:
-    """A bare date, as YAML has it and people write it, is its first moment in UTC."""
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return value
-
-
-def _refuse_twins(node: yaml.Node) -> None:
-    names = [name.value for name, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    twins = {name for name in names if names.count(name) > 1}
-    if twins:
-        raise ValueError(f"has {', '.join(sorted(twins))} twice")
-
-
-def _refuse_oddities(key: Key, number: int, seen: dict[str, int]) -> None:
-    """Raises ValueError for what no schema says. `seen` remembers the lines of ids and hashes."""
-    texts = (key.name, key.owner, *key.models, *key.metadata, *key.metadata.values())
-    if not "".join(texts).isprintable():
-        raise ValueError("has characters that cannot be printed")
-    for limit in key.limits:
-        own_limit(limit)
-    for unique in (key.id, key.hash, *(old.hash for old in key.previous)):
-        if seen.setdefault(unique, number) != number:
-            raise ValueError(f"has the id or the hash of the key in line {seen[unique]}")
-
-
-@lru_cache(maxsize=1024)  # of 100,000 keys, most have the same few
-def own_limit(limit: OwnLimit) -> LimitSettings:
-    """As a model's limits are written. Raises ValueError."""
-    try:
-        return LimitSettings.model_validate(msgspec.to_builtins(limit))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ValueError(f"limits: {first['msg'].removeprefix('Value error, ')}") from None
-
-
 def read(path: Path, environ: Mapping[str, str]) -> KeyFile:
     """Raises KeyFileError; FileNotFoundError if there is none, other OSError if it cannot be read."""
+    return parse(text_of(path), str(path), environ)
+
+
+def text_of(path: Path) -> str:
+    """Raises as `read` does."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise KeyFileError(f"{path}:1: is not UTF-8: {error.reason} at byte {error.start}") from error
-    return parse(text, str(path), environ)

@@ -12,14 +12,15 @@ Keys that were issued elsewhere can be imported. They have any form that is not 
 
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
 from gateway.core.headers import field_text
+from gateway.errors import StoreUnavailable
 from gateway.model import Principal
 
 PREFIX = b"gw_"
@@ -123,11 +124,23 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 class _Wire(msgspec.Struct, array_like=True):
     pepper: bytes
-    rows: list[Row]
+    parts: list[bytes]  # lists of rows, each so short that a worker may read one between two requests
 
+
+_PART = 500  # rows: a millisecond
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Wire).decode
+_decode_part = msgspec.msgpack.Decoder(list[Row]).decode
+
+
+def part_of(rows: list[Row]) -> bytes:
+    return _encode(rows)
+
+
+def wire_of(pepper: Pepper, parts: list[bytes]) -> bytes:
+    """Of a table whose rows are in `parts`, each of them in one."""
+    return _encode(_Wire(pepper.key, parts))
 
 
 class KeyTable:
@@ -177,13 +190,46 @@ class KeyTable:
 
     def to_wire(self) -> bytes:
         """For `from_wire` in another process; as secret as the key file. Equal tables make equal bytes."""
-        return _encode(_Wire(self._pepper.key, list(self._rows.values())))
+        rows = list(self._rows.values())
+        return wire_of(self._pepper, [part_of(rows[at : at + _PART]) for at in range(0, len(rows), _PART)])
 
     @classmethod
     def from_wire(cls, wire: bytes, told: Mapping[str, str] | None = None) -> "KeyTable":
         """`told` as for the class. Raises ValueError (`msgspec.DecodeError`) for what `to_wire` did not write."""
-        decoded = _decode(wire)
-        return cls(Pepper(decoded.pepper), decoded.rows, told)
+        work = cls.reading(wire, told)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return cast(KeyTable, end.value)
+
+    @classmethod
+    def reading(
+        cls, wire: bytes, told: Mapping[str, str] | None = None, before: tuple["KeyTable", bytes] | None = None
+    ) -> Generator[None, None, "KeyTable"]:
+        """`from_wire` in small steps. `before` is a table and what it was read from: parts that are in both are not
+        read again."""
+        new = _decode(wire)
+        yield
+        old = _decode(before[1]) if before is not None else None
+        if before is None or old is None or old.pepper != new.pepper:
+            table, fresh, gone = cls(Pepper(new.pepper), (), told), new.parts, []
+        else:
+            table, known = cls(before[0]._pepper, (), told), frozenset(old.parts)
+            yield
+            fresh = [part for part in new.parts if part not in known]
+            gone = list(known.difference(new.parts))
+            yield
+            table._rows = before[0]._rows.copy()
+        rows = table._rows
+        for part in gone:
+            yield
+            for row in _decode_part(part):
+                del rows[row.digest[:_INDEX]]
+        for part in fresh:
+            yield
+            rows.update((row.digest[:_INDEX], row) for row in _decode_part(part))
+        return table
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -192,17 +238,22 @@ class KeyTable:
         return f"<KeyTable of {len(self._rows)} keys, {len(self._entries)} in use>"
 
 
+def _nothing_is_known(presented: bytes, now: float) -> Principal | None:
+    raise StoreUnavailable(headers=[(b"retry-after", b"5")])
+
+
 class LiveKeys:
     """A worker's present table. Layers hold this, so that a change of keys rebuilds no chain."""
 
     __slots__ = ("find", "table")
 
-    def __init__(self, table: KeyTable) -> None:
+    def __init__(self, table: KeyTable | None) -> None:
         self.replace(table)
 
-    def replace(self, table: KeyTable) -> None:
+    def replace(self, table: KeyTable | None) -> None:
+        """None: the store has never given any keys, and nobody can say whose one is."""
         self.table = table
-        self.find = table.find
+        self.find: Callable[[bytes, float], Principal | None] = table.find if table is not None else _nothing_is_known
 
     def __repr__(self) -> str:
         return f"<LiveKeys {self.table!r}>"

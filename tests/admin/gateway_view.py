@@ -4,7 +4,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.admin.view import GATEWAY, BucketsView, CertificateView, EndpointView, EngineView, IssuerView, WorkerView
+from gateway.admin.view import (
+    GATEWAY,
+    BucketsView,
+    CertificateView,
+    EndpointView,
+    EngineView,
+    IssuerView,
+    KeyStoreView,
+    WorkerView,
+)
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
 from gateway.edge.meters import Recorder, merge
@@ -85,6 +94,9 @@ class Gateway:
             IssuerView(issuer="https://up.example/", failures=0, age=12.5),
             IssuerView(issuer="https://down.example/", failures=3, age=None),
         ]
+
+    def key_store(self) -> KeyStoreView | None:
+        return KeyStoreView(failures=2, age=7.0)
 
     def buckets(self) -> BucketsView | None:
         return self.bucket_view

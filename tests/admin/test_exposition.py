@@ -56,6 +56,8 @@ def busy(gateway: Gateway) -> Gateway:
         ("gateway_issuer_key_failures", {"issuer": "https://down.example/"}, 3),
         ("gateway_issuer_keys_age_seconds", {"issuer": "https://up.example/"}, 12.5),
         ("gateway_issuer_keys_age_seconds", {"issuer": "https://down.example/"}, None),
+        ("gateway_key_store_failures", {}, 2),
+        ("gateway_key_store_age_seconds", {}, 7.0),
         ("gateway_request_duration_seconds_bucket", {"model": "iris", "version": "v1", "le": "0.005"}, 2),
         ("gateway_request_duration_seconds_bucket", {"model": "iris", "version": "v1", "le": "0.25"}, 2),
         ("gateway_request_duration_seconds_bucket", {"model": "iris", "version": "v1", "le": "0.5"}, 3),

@@ -22,6 +22,10 @@ BROKEN = {  # rule -> (file, what is said)
         f"gateway: {{proxy_protocol: true}}\n{MODEL}",
         "routes.yaml:1: gateway.proxy_protocol: needs trusted_proxies: nobody else is believed to speak for others",
     ),
+    "keys_are_in_one_place": (
+        f"auth:\n  keys: keys.yaml\n  key_store: {{use: plugins.x.Store}}\n{MODEL}",
+        "routes.yaml:3: auth.key_store: is beside `keys`: in which of them are the keys?",
+    ),
     "issuers_differ": (
         f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
         "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",

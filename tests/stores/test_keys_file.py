@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.stores.keyfile import Key, KeyFile, KeyFileError, Previous, parse, read
+from gateway.stores.keyentry import Key, Previous
+from gateway.stores.keyfile import KeyFile, KeyFileError, parse, read
 from gateway.stores.keys import KeyTable, OwnLimit, Pepper, mint
 
 TEXT = "pepper of these tests"
