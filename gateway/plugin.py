@@ -41,6 +41,7 @@ __all__ = [
     "exchange_of",
     "forget_changed",
     "import_changed",
+    "is_module",
     "load",
     "load_store",
     "make_importable",
@@ -54,6 +55,9 @@ _log = logging.getLogger("gateway.plugin")
 GROUP = "gateway.plugins"
 
 _noted: dict[str, tuple[Path, str]] = {}  # modules of `plugins`: the file of each, and its digest when imported
+
+
+_modules: set[str] = set()  # where plugins were found
 
 
 class PluginError(ValueError):
@@ -91,6 +95,7 @@ def load(settings: "PluginSettings", *, is_global: bool = False) -> Factory:
     attribute `needs_route` is refused there. Raises PluginError.
     """
     make = _find(settings.use)
+    _modules.add(getattr(make, "__module__", ""))
     _note_files()
     if is_global and getattr(make, "needs_route", False):
         raise PluginError(
@@ -134,6 +139,11 @@ def make_importable(folder: Path) -> None:
 def code() -> dict[str, str]:
     """The modules of `plugins` that this process has imported, and a digest of each as it was then."""
     return {name: digest for name, (_, digest) in _noted.items()}
+
+
+def is_module(name: str) -> bool:
+    """It is one of those that plugins were found in, or beside them in `plugins`."""
+    return name in _modules or name.startswith("plugins.")
 
 
 def forget_changed() -> dict[str, ModuleType]:

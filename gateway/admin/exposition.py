@@ -148,7 +148,14 @@ def _handshakes(totals: Totals) -> Iterator[Metric]:
         refused.add_metric((reason,), count)
     pauses = CounterMetricFamily("gateway_accept_pauses", "Times when no connection could be accepted for a while.")
     pauses.add_metric((), totals.accept_pauses)
-    yield from (done, failed, refused, pauses)
+    stalls = CounterMetricFamily(
+        "gateway_loop_stalls",
+        "Times when a worker's loop stood still, and the plugin that held it up.",
+        labels=("plugin",),
+    )
+    for plugin, count in sorted(totals.stalls.items()):
+        stalls.add_metric((plugin,), count)
+    yield from (done, failed, refused, pauses, stalls)
 
 
 def _endpoints(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:

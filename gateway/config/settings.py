@@ -111,6 +111,7 @@ __all__ = [
     "UpstreamAuth",
     "UpstreamTLS",
     "VersionSettings",
+    "WatchdogSettings",
 ]
 
 
@@ -171,6 +172,22 @@ class OverloadSettings(Strict):
     )
 
 
+class WatchdogSettings(Strict):
+    """When a worker's loop stands still, because a plugin blocks in it: where it stands is logged, once each time, with
+    the plugin's name, and counted (`gateway_loop_stalls_total`)."""
+
+    stall: Duration = setting("2s", "For how long, until it is said; 0s: never.")
+    kill: Positive | None = setting(
+        None, "For how long, until the worker is ended and another one takes its place; null: it is left to itself."
+    )
+
+    @model_validator(mode="after")
+    def _says_it_first(self) -> Self:
+        if self.kill is not None and not 0 < self.stall <= self.kill:
+            raise ValueError("`kill` needs a `stall` that is not longer")
+        return self
+
+
 class GatewaySettings(Strict):
     """The process: where it listens, whom it believes, what it keeps."""
 
@@ -198,6 +215,7 @@ class GatewaySettings(Strict):
     access_log: AccessLog = setting({}, "One line for each request.")
     limits: Limits = setting({}, "What a client may send, and for how long.")
     overload: OverloadSettings = setting({}, "When the gateway has too much to do itself.")
+    watchdog: WatchdogSettings = setting({}, "When a plugin blocks a worker.")
     shutdown: Shutdown = setting({}, "How the gateway ends.")
 
 

@@ -149,6 +149,7 @@ class Totals(msgspec.Struct):
     handshake_failures: dict[str, int] = {}  # by OpenSSL's reason
     connections_refused: dict[str, int] = {}  # by reason, before a handshake
     accept_pauses: int = 0
+    stalls: dict[str, int] = {}  # by the plugin that held the loop up; "": none that is known
     prompts: dict[str, PromptMeter] = {}  # by the endpoint's URL
     lines_dropped: int = 0
     # Gauges: what holds now.
@@ -192,6 +193,11 @@ class Totals(msgspec.Struct):
             reason = OTHER
         self.handshake_failures[reason] = self.handshake_failures.get(reason, 0) + 1
 
+    def count_stall(self, plugin: str) -> None:
+        if plugin not in self.stalls and len(self.stalls) >= NAMES:
+            plugin = OTHER
+        self.stalls[plugin] = self.stalls.get(plugin, 0) + 1
+
     def forget_gauges(self) -> None:
         """What held for a process that is gone holds no more."""
         self.in_flight = {}
@@ -211,6 +217,7 @@ class Totals(msgspec.Struct):
         _add(self.handshake_failures, other.handshake_failures)
         _add(self.connections_refused, other.connections_refused)
         self.accept_pauses += other.accept_pauses
+        _add(self.stalls, other.stalls)
         _add(self.in_flight, other.in_flight)
         _add(self.waiting, other.waiting)
         self.lines_dropped += other.lines_dropped

@@ -14,7 +14,7 @@ _ODD = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.]|//|/\.")
 _ENCODED = re.compile(rb"%(..?)?", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
 _NO_PCHAR = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%]")
-_NO_QUERY = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%?]")
+_NO_QUERY = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%?]|%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HEX = re.compile(rb"%([0-9A-Fa-f]{2})")
 
@@ -39,7 +39,8 @@ def normalise(path: bytes) -> bytes:
 
 
 def encode_query(query: bytes) -> bytes:
-    """The query with what RFC 3986, 3.4 does not allow in it percent-encoded, as browsers do with some of it."""
+    """The query with what RFC 3986, 3.4 does not allow in it percent-encoded, as browsers do with some of it; so is a
+    `%` that encodes nothing, which those who take it at all take for itself."""
     return _NO_QUERY.sub(_encode, query)
 
 

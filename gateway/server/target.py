@@ -21,7 +21,7 @@ _MEMORABLE = 512  # bytes; longer paths are not worth remembering
 _ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
 _CIRCLE = 8  # gateways in a row; more is an endpoint that leads back here
 _COUNTED = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]*)(?::[0-9]{0,5})?")
+_HOST = re.compile(rb"(?:(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]+)(?::[0-9]{1,5})?)?")
 
 
 def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
@@ -42,7 +42,7 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
         if scope["http_version"] == "1.1":
             raise BadRequest("A request has exactly one Host.")
     elif not _is_host(host):
-        raise BadRequest("The request's Host is not a host.")
+        _take_port_off(scope, host)
     headers = scope["headers"]
     is_repeated = len(fields) != len(headers)
     if is_repeated and sum(name == b"host" for name, _ in headers) > 1:
@@ -95,6 +95,15 @@ def _is_host(host: bytes) -> bool:
     return _HOST.fullmatch(host) is not None
 
 
+def _take_port_off(scope: dict[str, Any], host: bytes) -> None:
+    """`a:` is a host with an empty port (RFC 3986, 3.2.3), which means the same as `a`, and not to everybody."""
+    bare = host[:-1]
+    if not bare or host[-1:] != b":" or not _is_host(bare):
+        raise BadRequest("The request's Host is not a host.")
+    scope["headers"] = [(name, bare) if name == b"host" else (name, value) for name, value in scope["headers"]]
+    scope["exchange"].fields = dict(scope["headers"])
+
+
 def _origin_form(scope: dict[str, Any], target: bytes) -> bytes:
     """The path of a target in absolute-form (its query is cut off already); its authority replaces Host."""
     if target == b"*" and scope["method"] == "OPTIONS":
@@ -103,6 +112,7 @@ def _origin_form(scope: dict[str, Any], target: bytes) -> bytes:
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise BadRequest("The request's target is neither a path nor an http(s) URL.")
     authority, slash, path = rest.partition(b"/")
+    authority = authority.removesuffix(b":")
     if not authority or not _is_host(authority):
         raise BadRequest("The request's target has no usable authority.")
     scope["headers"] = [h for h in scope["headers"] if h[0] != b"host"]

@@ -47,6 +47,7 @@ from gateway.server.relief import GiveBack, relieve
 from gateway.server.room import Room
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
+from gateway.server.watchdog import Watchdog
 from gateway.server.zone import (
     CONNECTIONS,
     CONTROLLER,
@@ -122,6 +123,7 @@ class Worker:
         )
         self.due = math.inf  # when the next sweep should be
         self.look = 0  # sweeps
+        self.watchdog = Watchdog(self.settings.gateway.watchdog.stall, self.settings.gateway.watchdog.kill)
         self.give_back = GiveBack()
         self.is_swapping = False
         self.is_behind = False  # something was published since a swap last looked
@@ -135,6 +137,7 @@ class Worker:
         self.row[STARTED] += 1
         self.row[STALE] = self.row[ENDING] = 0
         self._sweep()
+        self.watchdog.start()
         self._trim()
         self._flush_often()
         self._listen_plainly()
@@ -279,6 +282,9 @@ class Worker:
     def _sweep(self) -> None:
         self.loop.call_later(_SWEEP_SECONDS, self._sweep)  # first: one bad turn must not be the last
         now = monotonic()
+        blamed = self.watchdog.tick(now)
+        if blamed is not None:
+            self.runtime.recorder.totals.count_stall(blamed)
         self._weigh(now)
         self.runtime.deadlines.sweep(now)
         self.give_back.see(len(self.server.server_state.connections))

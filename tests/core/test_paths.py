@@ -1,3 +1,4 @@
+import re
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -108,7 +109,10 @@ def test_what_is_remembered_of_a_path_is_its_normal_form_and_its_text() -> None:
         (b"a=b&c=%20?/:@", b"a=b&c=%20?/:@"),
         (b'a="|\\', b"a=%22%7C%5C"),
         (b"a[]=1", b"a%5B%5D=1"),
-        (b"%zz", b"%zz"),
+        (b"%zz", b"%25zz"),
+        (b"100%", b"100%25"),
+        (b'%"%2', b"%25%22%252"),
+        (b"%%41", b"%25%41"),
         (b"", b""),
     ],
 )
@@ -119,5 +123,6 @@ def test_a_query_keeps_what_rfc_3986_allows_and_the_rest_is_encoded(query: bytes
 @given(st.binary(max_size=40))
 def test_an_encoded_query_means_the_same(query: bytes) -> None:
     encoded = encode_query(query)
+    assert re.fullmatch(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*", encoded)
     assert encode_query(encoded) == encoded
     assert unquote_to_bytes(encoded) == unquote_to_bytes(query)

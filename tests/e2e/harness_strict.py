@@ -66,7 +66,8 @@ def _body(fields: list[tuple[bytes, bytes]], data: bytes, may_extend: bool) -> t
         [value for name, value in fields if name == wanted]
         for wanted in (b"host", b"content-length", b"transfer-encoding")
     )
-    if len(hosts) != 1 or not (_HOST.fullmatch(hosts[0]) or (may_extend and not hosts[0])):
+    is_odd = may_extend and len(hosts) == 1 and (not hosts[0] or _HOST.fullmatch(hosts[0].removesuffix(b":")))
+    if len(hosts) != 1 or not (_HOST.fullmatch(hosts[0]) or is_odd):
         raise Unclean(f"the hosts {hosts}")
     if codings:
         if lengths or codings != [b"chunked"]:

@@ -83,6 +83,8 @@ MALFORMED = {
     "two Hosts": GET + b"Host: b\r\n\r\n",
     "two equal Hosts": GET + b"Host: a\r\n\r\n",
     "a Host with a path": b"GET /m/x HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a Host that is a port": b"GET /m/x HTTP/1.1\r\nHost: :80\r\n\r\n",
+    "a Host that is a colon": b"GET /m/x HTTP/1.1\r\nHost: :\r\n\r\n",
     "a Host with credentials": b"GET /m/x HTTP/1.1\r\nHost: u:p@a\r\n\r\n",
     "a field without a colon": GET + b"foo\r\n\r\n",
     "a space before the colon": GET + b"X : 1\r\n\r\n",

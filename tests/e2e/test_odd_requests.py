@@ -79,6 +79,10 @@ ODD: dict[str, tuple[bytes, bytes, bytes, bytes, dict[bytes, bytes]]] = {
         b"GET http://b:81/m/x?y=1 HTTP/1.1" + HOST + b"\r\n", b"GET", b"/m/x?y=1", b"", {b"x-forwarded-host": b"b:81"}),
     "absolute-form of https, in capitals": (b"GET HTTPS://B/m/x HTTP/1.1" + HOST + b"\r\n", b"GET", b"/m/x", b"", {}),
     "a Host of IPv6": (b"GET /m/x HTTP/1.1\r\nHost: [::1]:8443\r\n\r\n", b"GET", b"/m/x", b"", {b"x-forwarded-host": b"[::1]:8443"}),
+    "a Host with an empty port": (b"GET /m/x HTTP/1.1\r\nHost: a:\r\n\r\n", b"GET", b"/m/x", b"", {b"x-forwarded-host": b"a"}),
+    "absolute-form with an empty port": (b"GET http://b:/m/x HTTP/1.1" + HOST + b"\r\n", b"GET", b"/m/x", b"", {b"x-forwarded-host": b"b"}),
+    "a percent sign in a query that encodes nothing": (
+        head(start=b"GET /m/x?a=100%&b=%4&c=%41 HTTP/1.1"), b"GET", b"/m/x?a=100%25&b=%254&c=%41", b"", {}),
     "a Host in capitals": (b"GET /m/x HTTP/1.1\r\nHOST: A.EXAMPLE\r\n\r\n", b"GET", b"/m/x", b"", {}),
     "an empty Host": (b"GET /m/x HTTP/1.1\r\nHost:\r\n\r\n", b"GET", b"/m/x", b"", {}),
     "HTTP/1.0 without Host": (b"GET /m/x HTTP/1.0\r\n\r\n", b"GET", b"/m/x", b"", {b"via": b"1.0 gateway"}),
@@ -200,7 +204,16 @@ def test_each_request_of_a_connection_is_authenticated_on_its_own(gateway: Gatew
 
 
 @pytest.mark.parametrize(
-    "target", [b"http:///m/x", b"https:///m/x", b"http://u:p@a/m/x", b"http://a@/m/x", b"ftp://a/m/x"]
+    "target",
+    [
+        b"http:///m/x",
+        b"https:///m/x",
+        b"http://u:p@a/m/x",
+        b"http://a@/m/x",
+        b"ftp://a/m/x",
+        b"http://:/m/x",
+        b"http://:80/m/x",
+    ],
 )
 def test_a_target_without_a_host_or_with_credentials_is_refused(client: Wire, target: bytes) -> None:
     client.send(b"GET " + target + b" HTTP/1.1" + HOST + b"\r\n")
