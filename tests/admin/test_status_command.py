@@ -15,6 +15,7 @@ from gateway.admin.view import CertificateView, EndpointView
 from gateway.cli.status import status
 from gateway.core.endpoint import Health
 from tests.admin.gateway_view import Gateway
+from tests.ports import free_port
 
 TOKEN = "correct-horse-battery"
 
@@ -126,8 +127,7 @@ def test_a_missing_token_is_told_in_one_line(gateway: Gateway, capsys: pytest.Ca
 
 
 def test_a_gateway_that_does_not_run_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     code, out, err = run(capsys, admin=address)
     assert (code, out) == (1, "")
     assert err == f"The gateway is not running: nothing listens on {address}.\n"

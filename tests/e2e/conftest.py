@@ -24,6 +24,24 @@ def secrets_in(text: bytes) -> list[bytes]:
     return [each for each in found if not each.startswith(b"gw_") or is_well_formed(each)]
 
 
+# The modules whose gateways are measured for coverage. To measure one costs half of its start again (0.5 s each), and
+# most of them run what the tests in tests/edge, core … have run in their own process; these run what only they can.
+_MEASURED = {
+    "test_acme", "test_checks", "test_cli", "test_connections", "test_drain", "test_health", "test_mtls",
+    "test_reload", "test_resilience", "test_shutdown", "test_upgrade", "test_workers",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _measure_some(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before the module's own fixtures. The variable is how coverage.py has child processes measured."""
+    variable = "COVERAGE_PROCESS_CONFIG"
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in _MEASURED:
+            patch.delenv(variable, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _end_processes() -> Iterator[None]:
     """Fixtures of a wider scope are set up before this one: their processes stay. Over the whole suite, nothing that a

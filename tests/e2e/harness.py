@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import httpx2
 import yaml
 
 from tests.e2e.harness_wire import Wire, connect
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds until something that should happen counts as not happening
@@ -41,13 +41,6 @@ def until(check: Callable[[], T], what: str, within: float = PATIENCE, every: fl
         assert time.monotonic() < deadline, f"{what}: not within {within} s"
         time.sleep(every)
     return result
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +170,7 @@ def temporary_folder(prefix: str) -> Path:
 
 
 class DemoModel(Process):
-    """What `gateway demo-model` runs, on a port of the system's choice. `delay`: seconds before a streamed chunk;
+    """What `gateway demo-model` runs, on a free port or the one given. `delay`: seconds before a streamed chunk;
     `engine`: takes the time of this GPU, `speed` times as fast."""
 
     def __init__(
@@ -195,7 +188,7 @@ class DemoModel(Process):
         serving = f", Serving(demo, PROFILES[{engine!r}], speed={speed})" if engine else ""
         code = (
             "from gateway.demo.app import Demo, Serving, run; from gateway.demo.engine import PROFILES; "
-            f"demo = Demo({name!r}, {version!r}, {delay}); run(demo, '127.0.0.1', {port}{serving})"
+            f"demo = Demo({name!r}, {version!r}, {delay}); run(demo, '127.0.0.1', {port or free_port()}{serving})"
         )
         super().__init__("demo-model", [sys.executable, "-c", code], self.folder)
         self.url = until(self._announced, "the demo model's start")

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Self
 
 from tests.e2e.harness_wire import PATIENCE, RawMessage, Truncated, Wire
+from tests.ports import free_port
 
 
 class Connection(Wire):
@@ -61,7 +62,7 @@ class RawUpstream:
 
     @staticmethod
     def _listen(port: int) -> socket.socket:
-        return socket.create_server(("127.0.0.1", port), backlog=512)
+        return socket.create_server(("127.0.0.1", port or free_port()), backlog=512)
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gateway.tls.pair import read_pair
-from tests.e2e.harness import Gateway, Process, free_port, material, served, temporary_folder, until
+from tests.e2e.harness import Gateway, Process, material, served, temporary_folder, until
+from tests.ports import free_port
 from tests.tls.makers import make, trust
 from tests.tls.servers import certificate_shown
 

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.e2e.harness import ROOT, DemoModel, Gateway, free_port, gateway_command, served
+from tests.e2e.harness import ROOT, DemoModel, Gateway, gateway_command, served
+from tests.ports import free_port
 
 ROUTES = """
 gateway: {https: "127.0.0.1:0", admin: "127.0.0.1:0", workers: 1}

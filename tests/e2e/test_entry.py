@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import PATIENCE, DemoModel, Gateway, free_port, material, served
+from tests.e2e.harness import PATIENCE, DemoModel, Gateway, material, served
 from tests.e2e.harness_wire import Wire
+from tests.ports import free_port
 from tests.tls.makers import AUTHORITY
-
-HTTP = free_port()
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    settings = {"tls": {"handshake_timeout": "500ms"}, "gateway": {"http": f"127.0.0.1:{HTTP}"}}
+    settings = {"tls": {"handshake_timeout": "500ms"}, "gateway": {"http": f"127.0.0.1:{free_port()}"}}
     with DemoModel() as model, Gateway({"demo": served([model.url], auth=[])}, settings) as gateway:
         yield gateway
 
@@ -63,7 +62,8 @@ def test_so_it_is_where_the_hello_is_looked_at(tmp_path: Path, size: int) -> Non
 def test_the_plain_door_leads_to_https_and_nowhere_else(gateway: Gateway, method: str, target: str) -> None:
     body = b"{}" if method in ("POST", "PUT") else b""
     head = f"{method} {target} HTTP/1.1\r\nhost: models.example.com:80\r\ncontent-length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", HTTP), timeout=PATIENCE) as raw:
+    port = int(gateway.config["gateway"]["http"].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw:
         client = Wire(raw)
         client.send(head.encode() + body)
         answer = client.read_response(method)

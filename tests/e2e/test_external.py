@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Gateway, free_port, served, until
+from tests.e2e.harness import Gateway, served, until
 from tests.e2e.harness_decider import Decider, Reply
 from tests.e2e.harness_upstream import RawUpstream, answering
+from tests.ports import free_port
 
 
 def decide(asked: dict[str, Any]) -> Reply:

@@ -22,7 +22,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.harness import ROOT, Gateway, Process, free_port, temporary_folder, until
+from tests.e2e.harness import ROOT, Gateway, Process, temporary_folder, until
+from tests.ports import free_port
 
 HERE = ROOT / "tests" / "e2e" / "mlserver"
 CACHE = ROOT / ".cache" / "mlserver"
@@ -45,7 +46,7 @@ def environment() -> Path:
             done.unlink(missing_ok=True)
             shutil.rmtree(CACHE / "venv", ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(CACHE / "venv")], check=True)
-            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            pip = [str(python), "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check"]
             subprocess.run([*pip, "-r", str(requirements)], check=True)
             done.write_text(stamp)
     return python

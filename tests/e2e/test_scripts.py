@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import ROOT, Process, free_port, until
+from tests.e2e.harness import ROOT, Process, until
+from tests.ports import free_port
 
 READY = "The gateway is ready"
 

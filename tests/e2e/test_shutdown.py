@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.e2e.harness import DemoModel, Gateway, free_port, served, until
+from tests.e2e.harness import DemoModel, Gateway, served, until
 from tests.e2e.harness_load import READY, Load
 from tests.e2e.harness_upstream import RawUpstream, streaming
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,15 @@ def sslyze() -> Path:
             done.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            pip = [
+                str(folder / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-compile",
+                "--disable-pip-version-check",
+            ]
             subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
             done.write_text(stamp)
     return folder / "bin" / "sslyze"

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +20,7 @@ from gateway.stores.buckets import AsyncTokenBucketRateLimiter
 from gateway.stores.memory import MemoryBuckets
 from gateway.stores.redis import RedisBuckets, RedisClusterBuckets, RedisSentinelBuckets
 from gateway.stores.schemes import open_buckets
+from tests.ports import free_port
 from tests.redis_server import Server
 
 PATIENCE = 10.0  # seconds
@@ -263,9 +263,7 @@ def test_a_server_that_was_never_there_is_an_outage_too() -> None:
         store.settle(store.place("key"), 5)
         assert repr(store) == "<RedisBuckets down waiting=0 outages=1>"
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with_store(port, body)
+    with_store(free_port(), body)
 
 
 def test_a_command_that_may_have_been_carried_out_is_not_sent_again() -> None:
