@@ -21,6 +21,7 @@ from gateway.tls import authority
 from tests.e2e.harness import DemoModel, Gateway, gateway_command, run_gateway, served, until
 from tests.e2e.harness_load import READY, Answer, Load, worker_of
 from tests.e2e.harness_upstream import Connection, RawUpstream, answering, response
+from tests.e2e.harness_usage import MIB, private
 
 PLUGIN = """
 class Marker:
@@ -365,12 +366,6 @@ def test_what_a_reload_cannot_change_is_said_and_stays_as_it_is(gateway: Gateway
 # --- under load -------------------------------------------------------------------------------------------------------
 
 
-def memory(pids: list[int]) -> list[int]:
-    """What each process has for itself, in KiB."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return [sum(map(int, re.findall(r"Private_(?:Clean|Dirty): +(\d+)", text))) for text in texts]
-
-
 def changes(demo: DemoModel, number: int) -> dict[str, Any]:
     """A configuration that differs from the one before in a rule, an endpoint, a version and a model."""
     dead = f"http://127.0.0.1:{1 + number % 3}"
@@ -439,20 +434,20 @@ def test_two_hundred_reloads_in_a_minute_under_load(demo: DemoModel) -> None:
         pids = [*gateway.pids(), gateway.controller_pid()]
         with Load(gateway, rate=500, connections=32, streams=100) as load:
             load.run_for(5.0)
-            before, quiet = memory(pids), time.monotonic()
+            before, quiet = [private(pid) for pid in pids], time.monotonic()
             load.run_for(15.0)
             busy = time.monotonic()
             began = reload_often(gateway, demo, 200, 60.0)
             end = time.monotonic()
             load.run_for(5.0)
-            after = memory(pids)
+            after = [private(pid) for pid in pids]
         calm = [answer for answer in load.since(quiet) if answer.at < busy]
         loud = [answer for answer in load.since(busy) if answer.at < end]
         report(load, calm, loud, began, end)
-        print("memory before", before, "after", after, "KiB (workers, controller)")
+        print("memory before", before, "after", after, "bytes (workers, controller)")
         assert load.failures == []
         assert load.quantile(0.99, loud) <= 1.5 * load.quantile(0.99, calm)
-        assert all(new - old <= 5 * 1024 for old, new in zip(before, after, strict=True))
+        assert all(new - old <= 5 * MIB for old, new in zip(before, after, strict=True))
 
 
 def report(load: Load, calm: list[Answer], loud: list[Answer], began: list[float], end: float) -> None:

@@ -7,15 +7,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.harness import Gateway, served, until
 from tests.e2e.harness_upstream import Connection, RawUpstream, Script, response
+from tests.e2e.harness_usage import MIB, Peak
 from tests.e2e.harness_wire import Wire
 
-MIB = 2**20
 LARGE = 256 * MIB
 BLOCK = bytes(range(256)) * (MIB // 256)
 MEMORY = 40 * MIB  # that a worker may grow by, whatever the size of what passes
@@ -107,23 +106,6 @@ def client(gateway: Gateway) -> Iterator[Wire]:
         yield client
 
 
-class Memory:
-    """The most memory a worker uses, from here on."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.process = Path(f"/proc/{gateway.status()['workers'][0]['pid']}")
-        (self.process / "clear_refs").write_text("5")  # proc(5): the peak starts anew
-        self.before = self.peak()
-
-    def peak(self) -> int:
-        lines = (self.process / "status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-    @property
-    def growth(self) -> int:
-        return self.peak() - self.before
-
-
 def read_large(client: Wire, size: int) -> int:
     """Read `size` bytes of a body and keep none; -> their checksum."""
     checksum = zlib.crc32(client.buffer)
@@ -183,7 +165,7 @@ def test_an_event_takes_a_moment_to_pass(client: Wire, valve: Valve) -> None:
 
 
 def test_a_large_answer_passes_whole_in_little_memory(gateway: Gateway, client: Wire) -> None:
-    memory = Memory(gateway)
+    memory = Peak(gateway.pids())
     client.send(b"GET /models/pour/x HTTP/1.1\r\nHost: a\r\n\r\n")
     assert client.read_head().get("content-length") == str(LARGE)
     assert read_large(client, LARGE) == checksum_of(LARGE)
@@ -191,7 +173,7 @@ def test_a_large_answer_passes_whole_in_little_memory(gateway: Gateway, client: 
 
 
 def test_a_large_request_passes_whole_in_little_memory(gateway: Gateway, client: Wire, valve: Valve) -> None:
-    memory = Memory(gateway)
+    memory = Peak(gateway.pids())
     valve.is_open.set()
     client.send(b"POST /models/drink/x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % LARGE)
     for _ in range(LARGE // MIB):
@@ -205,7 +187,7 @@ def test_a_large_request_passes_whole_in_little_memory(gateway: Gateway, client:
 
 
 def test_a_client_that_reads_slowly_slows_the_model_server_down(gateway: Gateway, client: Wire, valve: Valve) -> None:
-    memory = Memory(gateway)
+    memory = Peak(gateway.pids())
     client.send(b"GET /models/pour/x HTTP/1.1\r\nHost: a\r\n\r\n")
     client.read_head()
     stalled = settled(lambda: valve.sent)
@@ -217,7 +199,7 @@ def test_a_client_that_reads_slowly_slows_the_model_server_down(gateway: Gateway
 
 
 def test_a_model_server_that_reads_slowly_slows_the_client_down(gateway: Gateway, client: Wire, valve: Valve) -> None:
-    memory = Memory(gateway)
+    memory = Peak(gateway.pids())
     sent = 0
     done = threading.Event()
 
