@@ -19,6 +19,17 @@ REPLACED_UPSTREAM = frozenset(
         b"host", b"content-length", b"expect", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host",
         b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-server", b"x-real-ip",
         b"x-request-id", b"x-model", b"x-model-version",
+        b"x-original-url", b"x-rewrite-url",  # some frameworks take them for the path, which is matched and authorised
+        b"proxy",  # CGI makes HTTP_PROXY of it, which programs take for their proxy (CVE-2016-5385)
+    )
+)  # fmt: skip
+
+# Other words for who the client is. A proxy that is trusted may say them; nobody else may.
+ADDRESS_CLAIMS = frozenset(
+    (
+        b"cf-connecting-ip", b"client-ip", b"fastly-client-ip", b"true-client-ip", b"x-client-ip",
+        b"x-cluster-client-ip", b"x-envoy-external-address", b"x-forwarded", b"x-original-forwarded-for",
+        b"x-originating-ip", b"x-remote-addr", b"x-remote-ip",
     )
 )  # fmt: skip
 
@@ -67,6 +78,24 @@ def without(headers: list[Header], gone: frozenset[bytes]) -> list[Header]:
     return headers.copy()
 
 
+_MOST_SPELLINGS = 6  # hyphens of a name that are varied one by one
+
+
+def spellings(names: Iterable[bytes]) -> frozenset[bytes]:
+    """Each name, and what CGI, WSGI and their kin cannot tell from it: they know of no hyphens, and make underscores of
+    them. What only the gateway may say is not to be said by a client in another spelling."""
+    found: set[bytes] = set()
+    for name in names:
+        first, *others = name.split(b"-")
+        variants = [first]
+        if len(others) > _MOST_SPELLINGS:
+            variants, others = [name, name.replace(b"-", b"_")], []
+        for part in others:
+            variants = [variant + mark + part for variant in variants for mark in (b"-", b"_")]
+        found.update(variants)
+    return frozenset(found)
+
+
 def field_text(text: object) -> bytes | None:
     """A text as a field's value, in UTF-8; None for what cannot be one without becoming another."""
     is_plain = isinstance(text, str) and text and text.isprintable() and text == text.strip()
@@ -84,7 +113,7 @@ def compile_edit(set_: dict[str, str], add: dict[str, str], remove: Sequence[str
     if not (set_ or add or remove):
         return None
     placed = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in set_.items()]
-    gone = frozenset([name for name, _ in placed] + [name.lower().encode("latin-1") for name in remove])
+    gone = spellings([name for name, _ in placed] + [name.lower().encode("latin-1") for name in remove])
     appended = placed + [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in add.items()]
 
     def edit(headers: list[Header]) -> list[Header]:

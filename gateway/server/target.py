@@ -9,19 +9,22 @@ they cannot take away what a layer adds under the same name (RFC 9110, 7.6.1).
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Any
 
 from gateway.core.headers import get_all, nominated
 from gateway.core.paths import decode, encode_query, known, normalise
-from gateway.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound
+from gateway.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound, TooLarge
 
 # Bytes as numbers: `b"?" in path` makes, and drops, an exception before it looks (1,600 instructions).
 _HASH, _QUESTION = b"#?"
 _MEMORABLE = 512  # bytes; longer paths are not worth remembering
 _ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
 _CIRCLE = 8  # gateways in a row; more is an endpoint that leads back here
+_DIGITS = 18  # of a length that any server can count: 2^63 has 19
 _COUNTED = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
-_HOST = re.compile(rb"(?:(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\-]+)(?::[0-9]{1,5})?)?")
+_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=\-]|%[2-9A-Fa-f][0-9A-Fa-f])+"
+_HOST = re.compile(rb"(?:(?:\[([0-9A-Fa-f:.]+)\]|" + _NAME + rb")(?::[0-9]{1,5})?)?")
 
 
 def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
@@ -43,6 +46,9 @@ def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
             raise BadRequest("A request has exactly one Host.")
     elif not _is_host(host):
         _take_port_off(scope, host)
+    length = fields.get(b"content-length")
+    if length is not None and len(length) > _DIGITS and len(length.lstrip(b"0")) > _DIGITS:
+        raise TooLarge
     headers = scope["headers"]
     is_repeated = len(fields) != len(headers)
     if is_repeated and sum(name == b"host" for name, _ in headers) > 1:
@@ -92,7 +98,14 @@ def _count_forward(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None
 
 @lru_cache(maxsize=1024)
 def _is_host(host: bytes) -> bool:
-    return _HOST.fullmatch(host) is not None
+    found = _HOST.fullmatch(host)
+    if found is None or found[1] is None:
+        return found is not None
+    try:
+        IPv6Address(found[1].decode())
+    except ValueError:
+        return False
+    return True
 
 
 def _take_port_off(scope: dict[str, Any], host: bytes) -> None:

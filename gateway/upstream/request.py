@@ -6,11 +6,12 @@ asked, for what host and over what travels in X-Forwarded-*, with what a trusted
 
 from starlette.types import Scope
 
-from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, get_all, serialise
+from gateway.core.headers import ADDRESS_CLAIMS, HOP_BY_HOP, REPLACED_UPSTREAM, get_all, serialise, spellings
 from gateway.model import Exchange, Header
 from gateway.upstream.connections import Connections
 
-_DROPPED = HOP_BY_HOP | REPLACED_UPSTREAM
+_DROPPED_OF_TRUSTED = spellings(HOP_BY_HOP | REPLACED_UPSTREAM)
+_DROPPED = _DROPPED_OF_TRUSTED | spellings(ADDRESS_CLAIMS)
 _BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
 UNKNOWN_LENGTH = -1
 
@@ -22,7 +23,8 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
     path = connections.address.prefix + exchange.path
     headers: list[Header] = scope["headers"]
     host = exchange.fields.get(b"host", b"")
-    kept = [header for header in headers if header[0] not in _DROPPED]
+    dropped = _DROPPED_OF_TRUSTED if exchange.is_trusted else _DROPPED
+    kept = [header for header in headers if header[0] not in dropped]
     if length == UNKNOWN_LENGTH:
         framing = b"transfer-encoding: chunked\r\n"
     elif length or method in _BODY_METHODS:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, compile_edit, get, get_all, nominated
+from gateway.core.headers import HOP_BY_HOP, REPLACED_UPSTREAM, compile_edit, get, get_all, nominated, spellings
 from gateway.model import Header
 
 FIELDS: list[Header] = [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")]
@@ -29,6 +29,18 @@ def test_fields_of_one_connection_do_not_travel(name: bytes) -> None:
                                   b"x-real-ip", b"x-request-id", b"host", b"content-length", b"x-model"])  # fmt: skip
 def test_what_only_the_gateway_may_say_to_a_model_server_is_replaced(name: bytes) -> None:
     assert name in REPLACED_UPSTREAM
+
+
+def test_what_an_edit_sets_or_removes_is_not_said_in_another_spelling() -> None:
+    edit = compile_edit({"x-team-of": "ml"}, {}, ["x-debug"])
+    assert edit is not None
+    sent = [(b"x_team-of", b"1"), (b"x-team_of", b"2"), (b"x_debug", b"3"), (b"x_team", b"4")]
+    assert edit(sent) == [(b"x_team", b"4"), (b"x-team-of", b"ml")]
+
+
+def test_spellings_are_few_whatever_the_name() -> None:
+    assert spellings([b"x-a-b", b"via"]) == {b"x-a-b", b"x_a-b", b"x-a_b", b"x_a_b", b"via"}
+    assert spellings([b"-".join([b"x"] * 40)]) == {b"-".join([b"x"] * 40), b"_".join([b"x"] * 40)}
 
 
 def test_connection_names_fields_in_any_case_and_over_several_lines() -> None:

@@ -83,6 +83,9 @@ MALFORMED = {
     "two Hosts": GET + b"Host: b\r\n\r\n",
     "two equal Hosts": GET + b"Host: a\r\n\r\n",
     "a Host with a path": b"GET /m/x HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a Host of IPv6 that is none": b"GET /m/x HTTP/1.1\r\nHost: [::::]\r\n\r\n",
+    "a Host with a NUL in code": b"GET /m/x HTTP/1.1\r\nHost: a%00\r\n\r\n",
+    "a Host with half a code": b"GET /m/x HTTP/1.1\r\nHost: a%f\r\n\r\n",
     "a Host that is a port": b"GET /m/x HTTP/1.1\r\nHost: :80\r\n\r\n",
     "a Host that is a colon": b"GET /m/x HTTP/1.1\r\nHost: :\r\n\r\n",
     "a Host with credentials": b"GET /m/x HTTP/1.1\r\nHost: u:p@a\r\n\r\n",
@@ -198,7 +201,14 @@ def client_sends(client: Wire, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("target", "size"), [(b"/m/x", 102_401), (b"/m/x", 10**15), (b"/v1/chat/completions", 33 * 2**20)]
+    ("target", "size"),
+    [
+        (b"/m/x", 102_401),
+        (b"/m/x", 10**15),
+        (b"/v1/chat/completions", 33 * 2**20),
+        (b"/any/x", 2**63),
+        (b"/any/x", 10**18),
+    ],
 )
 def test_a_length_over_the_limit_is_413_before_a_byte_of_the_body_came(client: Wire, target: bytes, size: int) -> None:
     client.send(b"POST " + target + b" HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)

@@ -242,6 +242,30 @@ def test_a_stranger_says_nothing_about_where_it_comes_from(client: Wire, upstrea
     assert request.get("via") == "1.1 before, 1.1 gateway"
 
 
+CLAIMS = ["True-Client-IP: 6.6.6.6", "CF-Connecting-IP: 6.6.6.6", "X-Client-IP: 6.6.6.6"]
+OTHERWISE_SPELLED = ["X_Forwarded_For: 6.6.6.6", "X-Forwarded_Proto: http", "X_Real_IP: 6.6.6.6", "Content_Length: 9"]
+
+
+def test_nor_in_other_words_or_another_spelling(gateways: dict[str, Gateway], upstream: RawUpstream) -> None:
+    for name, passed in (("strangers", []), ("trusting", CLAIMS)):
+        with gateways[name].raw() as client:
+            ask(
+                client,
+                "/plain/x",
+                *CLAIMS,
+                *OTHERWISE_SPELLED,
+                "Proxy: http://evil",
+                "X-Original-URL: /admin",
+                "X_Y: 1",
+            )
+        request = told(upstream)
+        names = [line.partition(":")[0].lower() for line in (*CLAIMS, *OTHERWISE_SPELLED)]
+        assert [each for each in names if request.all(each)] == [line.partition(":")[0].lower() for line in passed]
+        assert not request.all("proxy")
+        assert not request.all("x-original-url")
+        assert request.get("x_y") == "1"
+
+
 def test_a_trusted_proxy_is_believed_and_added_to(gateways: dict[str, Gateway], upstream: RawUpstream) -> None:
     with gateways["trusting"].raw() as client:
         answer = ask(client, "/plain/x", *FORGED)
