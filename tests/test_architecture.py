@@ -28,7 +28,7 @@ ALLOWED = {
     "edge": NOUNS | {"core", "config", "stores", "plugin"},
     "upstream": NOUNS | {"core", "config", "tls"},
     "control": NOUNS | {"core", "config", "stores", "tls"},
-    "admin": NOUNS | {"core", "config"},
+    "admin": NOUNS | {"core", "config", "compiled"},
     "compiled": set[str](),
     "demo": set[str](),
     "runtime": NOUNS | {"core", "config", "stores", "tls", "edge", "upstream"},

@@ -3,11 +3,13 @@
 Counts are since the gateway started; who wants a rate asks twice.
 """
 
+import platform
 import time
 from collections.abc import Sequence
 
 import msgspec
 
+from gateway import compiled
 from gateway.admin.exposition import own_version
 from gateway.admin.view import AdminView, BucketsView, CertificateView, EndpointView, EngineView, WorkerView
 from gateway.core.metrics import BUCKETS, Meter, PromptMeter, Totals
@@ -62,6 +64,8 @@ class ErrorStatus(msgspec.Struct):
 
 class Status(msgspec.Struct):
     version: str
+    python: str
+    is_compiled: bool  # what a request runs through (docs/performance.md)
     now: float  # seconds since the epoch
     started: float
     generation: int
@@ -79,6 +83,8 @@ class Status(msgspec.Struct):
 def describe(totals: Totals, view: AdminView) -> Status:
     return Status(
         version=own_version(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        is_compiled=compiled.is_in_use(),
         now=time.time(),
         started=view.started,
         generation=view.generation,

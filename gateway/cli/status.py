@@ -62,7 +62,12 @@ def _summary(found: Status) -> list[Text]:
         facts.append(f"{found.buckets.used}{capacity} token buckets ({found.buckets.store})")
     if found.lines_dropped:
         facts.append(f"{found.lines_dropped} log lines lost")
-    return [Text.assemble("Gateway ", found.version, " " * bool(found.version), state), Text(", ".join(facts))]
+    return [
+        Text.assemble("Gateway ", found.version, " " * bool(found.version), state),
+        Text(", ".join(facts)),
+        Text("hot path compiled" if found.is_compiled else "hot path not compiled (scripts/compile does)"),
+        Text(found.python),
+    ]
 
 
 def _workers(found: Status) -> Table:

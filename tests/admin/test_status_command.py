@@ -1,7 +1,9 @@
 """`gateway status` against a real admin port."""
 
 import json
+import platform
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +83,23 @@ def test_it_shows_workers_endpoints_buckets_and_certificates(
     assert row_with(out, "refused") == "iris, refused 1 0"
     assert row_with(out, "default") == "default gw.example.com 90 valid"
     assert row_with(out, "old.example.com").endswith("expired")
+
+
+@pytest.mark.parametrize(
+    ("is_compiled", "said"), [(True, "hot path compiled"), (False, "hot path not compiled (scripts/compile does)")]
+)
+def test_it_says_what_the_gateway_runs_on(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_compiled: bool, said: str
+) -> None:
+    monkeypatch.setattr("gateway.compiled.is_in_use", lambda: is_compiled)
+    python = f"{sys.implementation.name} {platform.python_version()}"
+    with admin_port(gateway) as address:
+        _, out, _ = run(capsys, admin=address)
+        _, document, _ = run(capsys, admin=address, json=True)
+    assert out.splitlines()[2] == said
+    assert out.splitlines()[3].lower() == python
+    found = json.loads(document)
+    assert (found["is_compiled"], found["python"].lower()) == (is_compiled, python)
 
 
 def test_it_shows_what_is_known_of_prompts_and_engines(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
