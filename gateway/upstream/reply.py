@@ -12,6 +12,8 @@ from gateway.model import Header
 
 _HEAD_BOUND = 64 * 1024  # bytes of an answer's header section, as for requests
 _FIELD_BOUND = 256
+_BARREN_BOUND = 64 * 1024  # bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension
+_START = b"HTTP/1."
 _INTERIM_BOUND = 16  # 1xx answers before the final one; RFC 9110, 15.2 sets none, a flood of them is an attack
 
 
@@ -19,8 +21,9 @@ class Reply:
     """One answer. A connection feeds it; `Forward` reads it."""
 
     __slots__ = (
-        "bytes_seen", "chunks", "error", "fields", "headers", "interims", "is_complete", "is_head", "is_head_done",
-        "is_interim", "is_kept", "is_surplus", "is_until_close", "parser", "size", "status", "trailers",
+        "barren", "bytes_seen", "chunks", "error", "fields", "headers", "interims", "is_complete", "is_head",
+        "is_head_done", "is_interim", "is_kept", "is_odd", "is_surplus", "is_until_close", "parser", "size", "status",
+        "trailers",
     )  # fmt: skip
 
     def __init__(self, *, is_head: bool) -> None:
@@ -36,10 +39,12 @@ class Reply:
         self.chunks: list[bytes] = []
         self.size = 0  # bytes in chunks
         self.bytes_seen = 0  # of the head
+        self.barren = 0
         self.trailers = 0
         self.interims = 0
         self.is_head_done = False
         self.is_interim = False
+        self.is_odd = False  # its version has to be looked at
         self.is_complete = False
         self.is_kept = False
         self.is_until_close = False
@@ -52,6 +57,8 @@ class Reply:
             self.is_surplus = True
             return
         if not self.is_head_done:
+            if self.bytes_seen == 0 and not data.startswith(_START):
+                self.is_odd = True
             self.bytes_seen += len(data)
         try:
             self.parser.feed_data(data)
@@ -59,8 +66,17 @@ class Reply:
             raise UpstreamInvalid("The model server switched protocols unasked.") from None
         except httptools.HttpParserError as error:
             self._on_error(error)
-        if not self.is_head_done and self.bytes_seen > _HEAD_BOUND:
-            raise UpstreamInvalid("The model server's header section is too large.")
+        if not self.is_head_done:
+            if self.bytes_seen > _HEAD_BOUND:
+                raise UpstreamInvalid("The model server's header section is too large.")
+        elif not self.chunks and not self.is_complete:
+            self._count_barren(len(data))
+
+    def _count_barren(self, count: int) -> None:
+        """llhttp keeps nothing of a chunk extension, but all of a trailer field until it ends."""
+        self.barren += count
+        if self.barren > _BARREN_BOUND:
+            raise UpstreamInvalid("The model server's trailer section is too large.")
 
     def _on_error(self, error: httptools.HttpParserError) -> None:
         if not self.is_complete:
@@ -80,6 +96,7 @@ class Reply:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.chunks = []
         self.size = 0
+        self.barren = 0
         return body
 
     # --- httptools ---
@@ -99,6 +116,8 @@ class Reply:
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
+        if self.is_odd and self.parser.get_http_version() not in ("1.1", "1.0"):
+            self._stop("The model server speaks another version of HTTP.")
         if status < 200:
             self._on_interim(status)
             return
@@ -131,6 +150,7 @@ class Reply:
 
     def _on_interim(self, status: int) -> None:
         self.interims += 1
+        self.is_odd = True
         if status == 101:
             self._stop("The model server switched protocols unasked.")
         if status < 100:

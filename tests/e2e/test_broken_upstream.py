@@ -112,6 +112,9 @@ REFUSED: dict[str, tuple[Script, int, str]] = {
     "says nothing": (hanging, 504, "upstream_timeout"),
     "speaks no HTTP": (saying(b"220 smtp.example ESMTP\r\n"), 502, "upstream_invalid_response"),
     "speaks HTTP/0.9": (saying_once(b"<html>hello</html>"), 502, "upstream_invalid_response"),
+    "speaks HTTP/2.0": (
+        saying(b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok"), 502, "upstream_invalid_response",
+    ),
     "has a status of no kind": (saying_once(b"HTTP/1.1 999 X\r\n\r\n"), 502, "upstream_invalid_response"),
     "has a status that is no number": (saying(b"HTTP/1.1 2x0 X\r\n\r\n"), 502, "upstream_invalid_response"),
     "has two lengths": (
@@ -159,6 +162,7 @@ BROKEN: dict[str, tuple[Script, bytes]] = {
     "goes silent": (stalling, b"hello"),
     "drips beyond the total": (dripping, b".."),
     "sends trailers without end": (trailers_without_end, b"hello"),
+    "sends a trailer without end": (saying_once(CHUNKED + b"5\r\nhello\r\n0\r\nx: " + b"a" * 300_000), b"hello"),
     "resets without a length": (resetting_without_a_length, b"hello"),
 }
 

@@ -116,6 +116,9 @@ def test_an_end_in_the_middle_is_no_end(data: bytes) -> None:
     "data",
     [
         b"SSH-2.0-x\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 X\r\n\r\nHTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 099 X\r\n\r\n",
         b"HTTP/1.1 600 X\r\n\r\n",
         b"HTTP/1.1 101 X\r\n\r\n",
@@ -143,6 +146,29 @@ def test_an_end_in_the_middle_is_no_end(data: bytes) -> None:
 def test_what_rfc_9112_does_not_know_is_refused(data: bytes) -> None:
     with pytest.raises(UpstreamInvalid):
         fed(data)
+
+
+@pytest.mark.parametrize("framing", [b"0\r\nX: ", b"0\r\nX", b"1;x="])
+def test_what_is_no_body_and_never_ends_is_refused_before_it_is_large(framing: bytes) -> None:
+    reply = fed(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nZ\r\n" + framing)
+    reply.take()
+    with pytest.raises(UpstreamInvalid):
+        for _ in range(100):
+            fed(b"a" * 1000, reply=reply)
+
+
+def test_framing_that_comes_apart_from_its_chunks_is_no_trailer() -> None:
+    reply = fed(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    for _ in range(20_000):
+        fed(b"00001\r\n", reply=reply)
+        fed(b"Z\r\n", reply=reply)
+        assert reply.take() == b"Z"
+
+
+def test_a_version_that_comes_in_pieces_is_looked_at() -> None:
+    assert fed(OK + b"Content-Length: 0\r\n\r\n", cuts=range(1, 20)).is_complete
+    with pytest.raises(UpstreamInvalid):
+        fed(b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n", cuts=range(1, 20))
 
 
 def test_a_large_body_in_one_read_with_its_head_is_no_large_head() -> None:
