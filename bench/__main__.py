@@ -1,19 +1,17 @@
 """The command line of the bench: `scripts/bench`."""
 
 import argparse
-import resource
-import signal
 import sys
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import report, site
 from bench.audit import audit
 from bench.contestants import ROOT, Contestant, Missing, find
-from bench.processes import Failed, ended
+from bench.processes import Failed, ended, run
 from bench.row import Outcome, Pace, Row, play
 from bench.rows import ROWS
 
@@ -23,8 +21,6 @@ _OPTIONAL = "litellm"  # two orders of magnitude away, and long to install: only
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, _on_term)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     pace = Pace(options.seconds, options.repeats, _say if options.verbose else lambda text: None)
     bench = Bench(pace, options.peers)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -130,12 +126,5 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _on_term(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)  # through every `finally`, so that nothing is left running
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; the kernel keeps the sum of user and system exact to one
 # The kernel ends what we start if we are killed outright.
@@ -17,6 +20,20 @@ _TETHER = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 class Failed(Exception):
     """A process did not start, ended by itself, or a run is not valid. Its text is for people."""
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """A command of the bench, with all the file descriptors it may have."""
+    signal.signal(signal.SIGTERM, _on_term)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _on_term(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)  # through every `finally`, so that nothing is left running
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import json
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import site
 from bench.contestants import ROOT
@@ -20,7 +18,7 @@ from bench.fleet import report
 from bench.fleet.peers import OURS, PEERS, present, started
 from bench.fleet.report import Figures
 from bench.fleet.scenarios import SCENARIOS, Ask, Scenario
-from bench.processes import Failed, Running, ended, free_ports
+from bench.processes import Failed, Running, ended, free_ports, run
 
 _RESULTS = ROOT / "bench" / "results-fleet.json"
 _CHART = ROOT / "docs" / "balancing.png"
@@ -28,8 +26,6 @@ _CHART = ROOT / "docs" / "balancing.png"
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, _on_term)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     versions = present(options.peers)
     found: dict[str, dict[str, Figures]] = {}
     lines: list[str] = []
@@ -124,12 +120,5 @@ def _names(text: str, split: str, known: dict[str, Any]) -> list[str]:
     return names
 
 
-def _on_term(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)  # through every `finally`, so that nothing is left running
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, model_validator
 from gateway.config.names import CookieName, FieldName, Target
 from gateway.config.shape import Strict, setting
 from gateway.config.values import Duration, Positive, Text, also_text
+from gateway.core.pick import Within
 
 
 class StickySettings(Strict):
@@ -90,16 +91,7 @@ class BalanceSettings(Strict):
     weights: Literal["configured", "learned"] = setting(
         "configured", "Of `weighted`: as the endpoints say, or that times the speed at which each is seen to answer."
     )
-    within: Literal[
-        "least_connections",
-        "weighted_least_connections",
-        "round_robin",
-        "random",
-        "two_choices",
-        "least_response_time",
-        "peak_ewma",
-        "prequal",
-    ] = setting("least_connections", "The algorithm within a tier, for `priority`.")
+    within: Within = setting("least_connections", "The algorithm within a tier, for `priority`.")
     full: int = setting(
         32, "Requests in flight, times its weight, at which an endpoint is full, for `first` and `priority`.", ge=1
     )

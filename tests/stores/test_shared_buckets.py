@@ -5,12 +5,13 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from gateway.core.limiter import Limit
 from gateway.stores.shared import SharedBuckets, size_of
+from tests.stores.forking import fork
 
 COUNTS = 4096  # a page of counters before the buckets
 
@@ -32,18 +33,6 @@ def region() -> Iterator[Region]:
     made = Region(keys=1)
     yield made
     os.close(made.fd)
-
-
-def fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 def wait(pids: list[int]) -> None:

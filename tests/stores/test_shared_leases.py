@@ -4,12 +4,13 @@ import mmap
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from gateway.stores.leases import SharedLeases, size_of
 from gateway.stores.table import Place
+from tests.stores.forking import fork
 
 OFFSET = 8192
 ENTRIES = 63
@@ -133,18 +134,6 @@ def test_a_place_that_is_out_of_date_releases_the_right_entry() -> None:
 def test_a_buffer_that_is_too_small_is_refused(region: Region) -> None:
     with pytest.raises(ValueError, match="at least 2048 bytes"):
         SharedLeases(memoryview(bytearray(1024)), region.fd, 0)
-
-
-def fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 def test_releasing_more_than_was_acquired_changes_nothing(region: Region) -> None:

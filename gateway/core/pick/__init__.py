@@ -5,7 +5,7 @@ forget over a reload lives in the endpoints.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.pick.connections import LeastConnections, TwoChoices, WeightedLeastConnections
@@ -40,6 +40,18 @@ class Balance(Protocol):
     def weights(self) -> str: ...
 
 
+# What `priority` may apply to a tier.
+Within = Literal[
+    "least_connections",
+    "weighted_least_connections",
+    "round_robin",
+    "random",
+    "two_choices",
+    "least_response_time",
+    "peak_ewma",
+    "prequal",
+]
+
 # Those that read prompts: `snapshot.PromptPolicy`.
 PROMPTED: Mapping[str, Callable[[Sequence[Endpoint]], PromptPolicy]] = {
     "llm": Llm,
@@ -73,20 +85,7 @@ def priority(endpoints: Sequence[Endpoint], within: str = "least_connections", f
     return Priority(endpoints, CLASSIC[within], full)
 
 
-# What `priority` may apply to a tier.
-CLASSIC: Mapping[str, Callable[[Sequence[Endpoint]], Policy]] = {
-    name: POLICIES[name]
-    for name in (
-        "least_connections",
-        "weighted_least_connections",
-        "round_robin",
-        "random",
-        "two_choices",
-        "least_response_time",
-        "peak_ewma",
-        "prequal",
-    )
-}
+CLASSIC: Mapping[str, Callable[[Sequence[Endpoint]], Policy]] = {name: POLICIES[name] for name in get_args(Within)}
 
 POLICIES["priority"] = priority
 
