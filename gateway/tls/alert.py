@@ -80,6 +80,13 @@ class AlertingObject(ssl.SSLObject):
             self.client_ca, self.is_validation = context.client_ca, context.is_validation
 
 
+def can_begin_elsewhere() -> bool:
+    """Whether `_begin` finds what it needs. Python promises nothing; 3.11 to 3.13 have it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls: Any = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    return hasattr(getattr(tls, "_sslobj", None), "owner")
+
+
 class AlertingContext(ssl.SSLContext):
     sslobject_class = AlertingObject
     tally: Tally | None = None  # of the connections that begin on this context

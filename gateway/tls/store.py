@@ -11,6 +11,7 @@ a look at the ClientHello; the callback refuses whoever OpenSSL then finds to be
 
 import logging
 import os
+import platform
 import ssl
 import threading
 import time
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.settings import TLSSettings
-from gateway.tls.alert import AlertingContext
+from gateway.tls.alert import AlertingContext, can_begin_elsewhere
 from gateway.tls.clients import ClientCAs
 from gateway.tls.context import server_context
 from gateway.tls.hello import read_hello
@@ -76,6 +77,10 @@ class CertificateStore:
         self._beginnings: dict[str, AlertingContext] = {}  # by entry of `tls.client_ca`
         self._reloading = threading.Lock()
         server_context(self._settings)  # or it raises, now rather than in a handshake
+        if (self.clients or self._proved) and not can_begin_elsewhere():
+            raise ValueError(
+                f"tls.client_ca and tls-alpn-01 cannot be had with the ssl module of Python {platform.python_version()}"
+            )
 
     # --- handshakes ---------------------------------------------------------------------------------------------------
 

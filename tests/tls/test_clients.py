@@ -14,6 +14,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.config.settings import ClientCA, TLSSettings
 from gateway.core.certificate import Peer
+from gateway.tls import alert
+from gateway.tls import store as stores
 from gateway.tls.clients import ClientCAs, peer_of, read, read_certificate
 from gateway.tls.store import CertificateStore
 from tests.tls.makers import Authority, Leaf, Made, make, make_authority, revoke, sign, trust
@@ -311,3 +313,13 @@ def test_names_of_every_kind_are_read_of_a_certificate() -> None:
 
 def test_nobody_is_asked_on_a_connection_without_tls() -> None:
     assert peer_of(None) is None
+
+
+def test_where_python_hides_what_the_choice_of_a_context_needs_nobody_starts_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert alert.can_begin_elsewhere()
+    monkeypatch.setattr(stores, "can_begin_elsewhere", lambda: False)
+    CertificateStore(tmp_path, TLSSettings())
+    with pytest.raises(ValueError, match=r"tls-alpn-01 cannot be had with the ssl module of Python 3"):
+        CertificateStore(tmp_path, settings(tmp_path, all={}))
