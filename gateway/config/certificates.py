@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from gateway.config.names import Alternative, Host, HostPattern
 from gateway.config.shape import Strict, needed, setting
-from gateway.config.values import Duration, FilePath, Positive, Text, WebURL
+from gateway.config.values import FilePath, Positive, Text, WebURL, Years
 
 
 class ClientCA(Strict):
@@ -54,7 +54,7 @@ class AcmeSettings(Strict):
 class HstsSettings(Strict):
     """Strict-Transport-Security (RFC 6797): browsers come to these hosts over https only, for as long as it says."""
 
-    max_age: Duration = setting("365d", "How long a browser remembers; 0: it forgets.")
+    max_age: Years = setting("730d", "How long a browser remembers, up to ten years; 0: it forgets.")
     include_subdomains: bool = setting(False, "For all subdomains of the host as well.")
     preload: bool = setting(False, "Allow browsers to ship with it (hstspreload.org).")
 

@@ -5,7 +5,7 @@ Every type carries its `Kind`, the word for it in the reference, and the JSON Sc
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,8 +67,8 @@ def resolve(value: Any) -> Any:
     return str(value)
 
 
-def parse_duration(value: Any) -> float:
-    """`5s`, `100ms`, `1h30m`, or a bare number of seconds -> seconds, at most a year."""
+def parse_duration(value: Any, longest: float = _LONGEST) -> float:
+    """`5s`, `100ms`, `1h30m`, or a bare number of seconds -> seconds, at most `longest` (a year)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     else:
@@ -79,8 +79,8 @@ def parse_duration(value: Any) -> float:
         if not found or "".join(number + unit for number, unit in found) != text:
             raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 2m, 1h30m")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
-    if seconds > _LONGEST:
-        raise ValueError(f"{value!r} is longer than 365d")
+    if seconds > longest:
+        raise ValueError(f"{value!r} is longer than {longest / 86400:.0f}d")
     return seconds
 
 
@@ -218,6 +218,13 @@ _WORKERS_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1
 
 Duration = Annotated[
     float, BeforeValidator(parse_duration), Field(ge=0), WithJsonSchema(_DURATION_SCHEMA), Kind("duration")
+]
+Years = Annotated[  # a duration of up to ten of them
+    float,
+    BeforeValidator(partial(parse_duration, longest=10 * _LONGEST)),
+    Field(ge=0),
+    WithJsonSchema(_DURATION_SCHEMA),
+    Kind("duration"),
 ]
 Positive = Annotated[Duration, Field(gt=0)]  # a duration that cannot be nothing
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), WithJsonSchema(_SIZE_SCHEMA), Kind("size")]

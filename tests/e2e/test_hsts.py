@@ -26,7 +26,7 @@ def upstream() -> Iterator[RawUpstream]:
 def gateway(upstream: RawUpstream) -> Iterator[Gateway]:
     other = {"headers": {"response": {"set": {FIELD: "max-age=2"}}}}
     models = {"m": served([upstream.url]), "other": served([upstream.url], **other)}
-    hsts = {"max_age": "365d", "include_subdomains": True, "preload": True}
+    hsts = {"max_age": "730d", "include_subdomains": True, "preload": True}
     with Gateway(models, {"tls": {"hsts": hsts}}) as gateway:
         yield gateway
 
@@ -38,7 +38,7 @@ def test_every_answer_has_it_once(gateway: Gateway, path: str, status: int) -> N
     with gateway.client() as client:
         answer = client.get(path)
     assert answer.status_code == status
-    assert answer.headers.get_list(FIELD) == ["max-age=31536000; includeSubDomains; preload"]
+    assert answer.headers.get_list(FIELD) == ["max-age=63072000; includeSubDomains; preload"]
 
 
 def test_a_routes_own_rule_wins(gateway: Gateway) -> None:

@@ -1,5 +1,5 @@
-"""sslyze judges the public entry point by Mozilla's guideline 6.0, intermediate: versions, suites, groups,
-certificates, and the known attacks.
+"""sslyze judges the public entry point by Mozilla's guideline 6.0, intermediate, and by what it knows itself as modern:
+versions, suites, groups, certificates, and the known attacks.
 
 The first run installs sslyze into .cache/sslyze (ten seconds); later runs find it there.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import ROOT, Gateway
+from tests.e2e.harness import ROOT, Gateway, temporary_folder
+from tests.tls.makers import AUTHORITY, make
 
 PROFILE = ROOT / "tests" / "tls" / "mozilla_6.0_intermediate.json"
 REQUIREMENTS = ROOT / "tests" / "e2e" / "sslyze" / "requirements.txt"
@@ -59,9 +60,14 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def report(sslyze: Path, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("sslyze")
+    return judged(sslyze, gateway, folder, "--custom_tls_config", PROFILE, "--certinfo_ca_file", gateway.ca_file)
+
+
+def judged(sslyze: Path, gateway: Gateway, folder: Path, *options: str | Path) -> dict[str, Any]:
     """What sslyze found, its verdict as `verdict`."""
-    file = tmp_path_factory.mktemp("sslyze") / "report.json"
-    options = ["--custom_tls_config", PROFILE, "--certinfo_ca_file", gateway.ca_file, "--json_out", file]
+    file = folder / "report.json"
+    options = (*options, "--json_out", file)
     command = [str(part) for part in (sslyze, *options, f"localhost:{gateway.port}")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=file.parent)
     assert file.exists(), done.stdout + done.stderr
@@ -96,3 +102,19 @@ def test_clients_cannot_renegotiate(report: dict[str, Any]) -> None:
     renegotiation = report["session_renegotiation"]["result"]
     assert renegotiation["supports_secure_renegotiation"]
     assert not renegotiation["is_vulnerable_to_client_renegotiation_dos"]
+
+
+def test_the_profile_modern_is_what_mozilla_calls_so(sslyze: Path, tmp_path: Path) -> None:
+    folder = temporary_folder("modern-")
+    (folder / "certs").mkdir()
+    made = make("localhost")
+    made.write(folder / "certs", "localhost")
+    (folder / "ca.pem").write_bytes(AUTHORITY.pem)
+    with Gateway({}, {"tls": {"profile": "modern"}}, folder=folder) as gateway:
+        options = ("--mozilla_config", "modern", "--certinfo_ca_file", folder / "ca.pem")
+        found = judged(sslyze, gateway, tmp_path, *options)
+    assert "OK - Compliant" in found["verdict"], found["verdict"]
+    assert suites(found, "tls_1_3") == {
+        "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256",
+    }  # fmt: skip
+    assert suites(found, "tls_1_2") == set()
