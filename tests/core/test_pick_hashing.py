@@ -123,6 +123,15 @@ def test_the_order_of_a_key_names_every_candidate_once_and_its_home_first(method
         assert order[0] is policy.pick(pool[1:], key, 0.0, DICE)
 
 
+@every_method
+def test_endpoints_that_the_policy_was_not_built_for_are_named_too_and_last(method: str) -> None:
+    """For the instant in which a request that began by one snapshot meets the endpoints of another."""
+    policy = METHODS[method](make_pool(2))
+    strangers = make_pool(2, first=7)
+    assert set(policy.order(strangers, b"key")) == set(strangers)
+    assert policy.pick(strangers, b"key", 0.0, DICE) in strangers
+
+
 @pytest.mark.parametrize(("method", "strays"), [("rendezvous", 0.0), ("ring", 0.0), ("maglev", 0.04)])
 def test_an_endpoint_that_is_removed_moves_few_keys_of_others(method: str, strays: float) -> None:
     """By configuration: the pool is built anew. Only maglev moves others' keys, a few in a hundred."""

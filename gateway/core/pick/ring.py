@@ -14,7 +14,7 @@ from random import Random
 from struct import Struct
 
 from gateway.core.endpoint import Endpoint
-from gateway.core.pick.rendezvous import digest
+from gateway.core.pick.rendezvous import Rendezvous, digest
 
 POINTS = 160
 _POINTS = Struct("<8Q")  # in the 64 bytes of one digest
@@ -36,13 +36,14 @@ def build(members: tuple[tuple[str, float], ...]) -> Sequence[int]:
 
 
 class Ring:
-    __slots__ = ("_endpoints", "_on", "_open", "_points")
+    __slots__ = ("_endpoints", "_on", "_open", "_points", "_spare")
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         if len(endpoints) > _OWNER:
             raise ValueError(f"a ring has at most {_OWNER} endpoints")
         self._endpoints = tuple(endpoints)
         self._points = build(tuple((endpoint.url, endpoint.weight) for endpoint in endpoints))
+        self._spare = Rendezvous(endpoints)
         self._on: tuple[Endpoint, ...] = ()
         self._open: frozenset[Endpoint] = frozenset()
 
@@ -50,15 +51,18 @@ class Ring:
         return next(self.order(candidates, key))
 
     def order(self, candidates: Sequence[Endpoint], key: bytes) -> Iterator[Endpoint]:
-        """The candidates as one meets them, walking clockwise from the key."""
+        """The candidates as one meets them, walking clockwise from the key, once round; strangers to the ring last."""
         if candidates is not self._on and tuple(candidates) != self._on:
             self._on = tuple(candidates)
             self._open = frozenset(candidates)
         points, endpoints, waiting = self._points, self._endpoints, self._open
         at = bisect(points, digest(key))
-        while waiting:
-            endpoint = endpoints[points[at % len(points)] & _OWNER]
+        for point in range(at, at + len(points)):
+            if not waiting:
+                return
+            endpoint = endpoints[points[point % len(points)] & _OWNER]
             if endpoint in waiting:
                 yield endpoint
                 waiting = waiting - {endpoint}
-            at += 1
+        if waiting:  # not on this ring: endpoints that only a later snapshot knows
+            yield from self._spare.order([endpoint for endpoint in candidates if endpoint in waiting], key)
