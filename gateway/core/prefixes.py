@@ -1,8 +1,7 @@
 """Which endpoint has probably kept which beginnings of prompts: one inverted index over the endpoints of a worker.
 
-It is a guess: an endpoint is taken to keep the blocks of the prompts that it was sent last, up to `CAPACITY` tokens,
-and to have dropped what it was sent longest ago, as the engines do (vLLM's and SGLang's prefix caches are LRU, leaves
-first). A worker guesses from what it forwarded itself, and from what the others tell it (`ledger.py`).
+It is a guess: an endpoint is taken to keep the blocks of the prompts that it was sent last, and to have dropped what it
+was sent longest ago, as the engines do (vLLM's and SGLang's prefix caches are LRU, leaves first). A worker guesses from what it forwarded itself, and from what the others tell it (`ledger.py`).
 """
 
 from collections import OrderedDict
@@ -12,7 +11,10 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.prompt import BLOCK_TOKENS
 
-CAPACITY: Final = 400_000  # tokens of one endpoint; what an 80 GB accelerator keeps beside an 8B model
+# What is remembered of an endpoint, in sizes of its cache. Who is sent where it was, and is not known there any more, costs
+# no more than anywhere else, and may find a part, as leaves go first; who is sent elsewhere is kept twice from then on.
+KEPT: Final = 2
+CACHE: Final = 400_000  # tokens of a cache whose size is not told; what an 80 GB accelerator has beside an 8B model
 TOTAL: Final = 2**19  # blocks of all endpoints of a worker: 110 MB at 210 bytes a block
 
 
@@ -32,7 +34,7 @@ class Prefixes:
 
     __slots__ = ("_capacity", "_owners", "_shelves", "_table", "_total")
 
-    def __init__(self, capacity: int = CAPACITY, total: int = TOTAL) -> None:
+    def __init__(self, capacity: int = KEPT * CACHE, total: int = TOTAL) -> None:
         self._capacity = max(capacity // BLOCK_TOKENS, 1)
         self._total = total
         self._table: dict[int, int] = {}  # block -> bits of the shelves that have it

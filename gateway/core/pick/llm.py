@@ -1,10 +1,12 @@
 """The default for language models: where one more request costs everybody the fewest seconds.
 
-    ttft  = b + a ahead + a new s               of this request, were it sent to this endpoint
-    tpot  = s (e + d (context + own))           of each of its tokens
-    score = WAIT ttft + O tpot                  what it costs itself, for an output of O tokens
-          + others a new felt                   what its prefill costs those that are there before it
-          + others O/2 s d own                  what its tokens cost them; on average they are half done
+    wait  = a ahead                           until its prefill begins, were it sent to this endpoint
+    ttft  = b + a new s                       from then to its first token
+    tpot  = s (e + d (context + own))         of each of its tokens
+    score = QUEUE wait + ttft + O tpot        what it costs itself, for an output of O tokens
+          + others a new felt                 what its prefill costs those that are there before it
+          + others O/2 s d own                what its tokens cost them; on average they are half done
+          + REDO fleet's a new                what its prefill takes from those to come
           + error cost
 
 `ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
@@ -27,11 +29,17 @@ from gateway.core.speed import fit
 from gateway.core.standing import error_cost
 from gateway.core.work import RECENT, Work
 
-# A second until the first token weighs as much as so many between tokens: the usual bounds are 2 s for the one, and
-# 60 ms for each of some 200 tokens, which are read while they come.
-WAIT: Final = 6.0
-FELT: Final = 0.15  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
-BUSIEST: Final = 0.9  # share of prefills in an endpoint's time, at most: it always has some left to decode
+# A second that a prompt waits for others weighs as much as so many of its own: it is the part that another choice would
+# have spared, and it falls on few, whose first token is then the late one.
+QUEUE: Final = 22.0
+# A second in which an endpoint prefills what another one keeps is lost to all that would have come meanwhile, and what
+# is kept twice pushes out what is then missed. In seconds of the fleet, not of the endpoint, and the same for all where
+# none keeps anything: it holds conversations together, and says nothing of who is fast.
+REDO: Final = 40.0
+FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
+# Share of prefills in an endpoint's time, at most. What comes next is not all like what came last: were a long prompt
+# or two taken for its lot, too few endpoints would be left with all of the short ones.
+BUSIEST: Final = 0.7
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
 # Taken for true until the first sample: an 8B model on a large accelerator. Any numbers would do, since they are equal
@@ -44,12 +52,13 @@ OUTPUT: Final = 200.0
 class Llm(Prompted):
     """Exact full scan: 1 us an endpoint."""
 
-    __slots__ = ("_endpoints", "_output", "_settle_at")
+    __slots__ = ("_endpoints", "_output", "_prefill", "_settle_at")
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(endpoints)
         self._endpoints = tuple(endpoints)
         self._output = OUTPUT
+        self._prefill = FIRST[1]
         self._settle_at = float("-inf")
 
     def choose(self, candidates: Sequence[Endpoint], prompt: Prompt, now: float, rng: Random) -> Endpoint:
@@ -59,6 +68,7 @@ class Llm(Prompted):
         uncached = self._uncached(candidates, prompt)
         output = min(self._output, prompt.output) if prompt.output else self._output
         own = prompt.tokens + output / 2
+        redo = REDO * self._prefill
         scores = []
         for endpoint, new in zip(candidates, uncached, strict=True):
             work = endpoint.work
@@ -75,7 +85,10 @@ class Llm(Prompted):
                     late = max(since - a * work.front - work.b, 0.0)
             stall = a * new
             scores.append(
-                WAIT * (work.b + late + a * ahead + stall * work.stretch)
+                work.b
+                + stall * work.stretch
+                + redo * new
+                + QUEUE * (late + a * ahead)
                 + (error_cost(endpoint, now) if endpoint.standing.cost else 0.0)
                 + others * stall * (stall / (stall + FELT))
                 + output * work.stretch * (work.e + work.d * (work.context + own + 0.5 * others * own))
@@ -91,6 +104,7 @@ class Llm(Prompted):
         for work, (b, a), (e, d) in zip(works, firsts, eaches, strict=True):
             work.b, work.a, work.e, work.d = b, a, e, d
             work.stretch = 1.0 / (1.0 - min(busy(work, now), BUSIEST))
+        self._prefill = sum([work.a for work in works]) / len(works)
         outputs = [work.speed.output for work in works]
         weight = sum([line.weight for line in outputs])
         if weight > 0.0:
