@@ -218,11 +218,14 @@ def _engines(endpoints: Iterable[EndpointView]) -> Iterator[Metric]:
         "gateway_engine_requests", "As an endpoint's engine says.", labels=("endpoint", "state")
     )
     usage = GaugeMetricFamily("gateway_engine_kv_usage", "The share of its cache in use.", labels=("endpoint",))
+    cache = GaugeMetricFamily("gateway_engine_kv_tokens", "Tokens that its cache holds.", labels=("endpoint",))
     for url, engine in {e.url: e.engine for e in endpoints if e.engine is not None}.items():
         requests.add_metric((url, "waiting"), engine.waiting)
         requests.add_metric((url, "running"), engine.running)
         usage.add_metric((url,), engine.kv_usage)
-    yield from (requests, usage)
+        if engine.cache:
+            cache.add_metric((url,), engine.cache)
+    yield from (requests, usage, cache)
 
 
 def _issuers(view: AdminView) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int  # requests
     running: int
     kv_usage: float  # share of its cache, 0 to 1
+    cache: int = 0  # tokens that it holds; 0: it does not say
 
 
 class EndpointView(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,9 @@
 """Which endpoint has probably kept which beginnings of prompts: one inverted index over the endpoints of a worker.
 
 It is a guess: an endpoint is taken to keep the blocks of the prompts that it was sent last, and to have dropped what it
-was sent longest ago, as the engines do (vLLM's and SGLang's prefix caches are LRU, leaves first). A worker guesses from what it forwarded itself, and from what the others tell it (`ledger.py`).
+was sent longest ago, as the engines do (vLLM's and SGLang's prefix caches are LRU, leaves first). How much that is, an
+engine says that is asked for its metrics; else `CACHE` is taken.
+A worker guesses from what it forwarded itself, and from what the others tell it (`ledger.py`).
 """
 
 from collections import OrderedDict
@@ -11,8 +13,8 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.prompt import BLOCK_TOKENS
 
-# What is remembered of an endpoint, in sizes of its cache. Who is sent where it was, and is not known there any more, costs
-# no more than anywhere else, and may find a part, as leaves go first; who is sent elsewhere is kept twice from then on.
+# What is remembered of an endpoint, in sizes of its cache. Who is sent where it was, and is not known there any more,
+# costs no more than anywhere else, and may find a part, as leaves go first; who is sent elsewhere is kept twice then.
 KEPT: Final = 2
 CACHE: Final = 400_000  # tokens of a cache whose size is not told; what an 80 GB accelerator has beside an 8B model
 TOTAL: Final = 2**19  # blocks of all endpoints of a worker: 110 MB at 210 bytes a block
@@ -92,8 +94,14 @@ class Prefixes:
             else:
                 blocks[block] = None
                 table[block] = table.get(block, 0) | bit
-        for _ in range(len(blocks) - min(self._capacity, self._total // len(self._shelves))):
+        for _ in range(len(blocks) - self._bound(endpoint)):
             self._drop(blocks.popitem(last=False)[0], bit)
+
+    def _bound(self, endpoint: Endpoint) -> int:
+        """Blocks that are remembered of it."""
+        engine = endpoint.work.engine
+        told = KEPT * engine.cache // BLOCK_TOKENS if engine is not None else 0
+        return min(told or self._capacity, self._total // len(self._shelves))
 
     def forget(self, endpoint: Endpoint) -> None:
         """The endpoint has restarted, or is gone: it has nothing."""

@@ -22,6 +22,7 @@ class EngineLoad(NamedTuple):
     waiting: int  # requests that it has not begun
     running: int
     kv_usage: float  # share of its cache that is in use, 0 to 1
+    cache: int = 0  # tokens that it holds; 0: it does not say
 
 
 ENGINE_FRESH = 3.0  # seconds: what an engine said is ignored when it is older; it is asked every second
@@ -49,7 +50,8 @@ class Work:
     __slots__ = (
         "_area", "_area_at", "_cells", "_recent_at", "_sent", "_slot", "a", "asked", "b", "context", "d", "e", "engine",
         "found", "front", "front_since", "own_context", "own_pending", "own_prefilled", "own_running", "pending",
-        "prefilled", "prefixes", "recent", "running", "speed", "stretch", "waiting",
+        "prefilled", "prefixes", "recent", "room", "running", "speed", "strange", "strange_ahead", "strange_context",
+        "stretch", "waiting",
     )  # fmt: skip
 
     def __init__(self, slot: int, cells: Cells | None) -> None:
@@ -76,6 +78,11 @@ class Work:
         self.asked = 0  # tokens of prompts that were sent to it, and of those what it should have kept; whoever reports
         self.found = 0  # them takes them
         self.engine: EngineLoad | None = None  # written by whoever reads the engine's metrics
+        # Of requests that are there and did not come through this gateway (`strangers.py`), as those above count its:
+        self.strange = 0.0  # requests
+        self.strange_ahead = 0.0  # tokens to prefill
+        self.strange_context = 0.0
+        self.room = inf  # `context` and `pending` together at which its cache is full, as far as its engine says
         self._area = 0.0  # context, integrated over time: the mean of any span is a difference by its length
         self._area_at = 0.0
 
@@ -90,15 +97,23 @@ class Work:
         return stream
 
     def area(self, now: float) -> float:
-        self._area += self.context * max(now - self._area_at, 0.0)
+        self._area += (self.context + self.strange_context) * max(now - self._area_at, 0.0)
         self._area_at = max(now, self._area_at)
         return self._area
 
     def ahead(self, now: float) -> float:
         """Tokens still to be prefilled: `pending`, less what must be done by now of the prompt at the front."""
+        pending = self.pending + self.strange_ahead
         if not self.front or self.a <= 0.0:
-            return self.pending
-        return self.pending - min((now - self.front_since) / self.a, self.front)
+            return pending
+        return pending - min((now - self.front_since) / self.a, self.front)
+
+    def meet(self, running: float, waiting: float, each: float, now: float) -> None:
+        """So many strangers run and wait there now, of `each` tokens."""
+        self.area(now)
+        self.strange = running + waiting
+        self.strange_ahead = waiting * each
+        self.strange_context = running * each
 
     def fade(self, now: float) -> None:
         """Bring `recent` up to date."""
@@ -193,12 +208,13 @@ class Stream:
         was expected: both of the endpoint's lines are taken to be off by as much."""
         work = self.work
         first = work.b + work.a * self._before
-        pace = work.e + work.d * work.context
+        context = work.context + work.strange_context
+        pace = work.e + work.d * context
         expected = first + work.stretch * pace * tokens
         if expected > 0.0:
             factor = (now - self.began) / expected
             work.speed.add_first(self._before, factor * first, now)
-            work.speed.add_stream(work.context, factor * pace, tokens, now)
+            work.speed.add_stream(context, factor * pace, tokens, now)
 
     def end(self, now: float, tokens: int = 0, *, is_failed: bool = False) -> None:
         """It is over, after `tokens` of output (0: nobody counted)."""

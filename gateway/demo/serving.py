@@ -68,6 +68,9 @@ class Serving:
         for kind, samples in (("gauge", gauges), ("counter", counters)):
             for name, value in samples.items():
                 lines += [f"# TYPE vllm:{name} {kind}", f'vllm:{name}{{model_name="{self.demo.name}"}} {value:g}']
+        blocks = engine.profile.kv // BLOCK
+        lines.append("# TYPE vllm:cache_config_info gauge")
+        lines.append(f'vllm:cache_config_info{{block_size="{BLOCK}",num_gpu_blocks="{blocks}"}} 1')
         return PlainTextResponse("\n".join(lines) + "\n")
 
     def add(self, job: Job) -> None:

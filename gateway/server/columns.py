@@ -52,6 +52,7 @@ class Columns:
             zone.engine_waiting[slot] = reading.waiting
             zone.engine_running[slot] = reading.running
             zone.engine_usage[slot] = reading.kv_usage
+            zone.engine_cache[slot] = reading.cache
             zone.engine_at[slot] = self.clock()
 
     # --- drains by command ---

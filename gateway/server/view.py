@@ -157,7 +157,10 @@ class View:
         if time.monotonic() - zone.engine_at[slot] > ENGINE_FRESH or not zone.engine_at[slot]:
             return None
         return EngineView(
-            waiting=zone.engine_waiting[slot], running=zone.engine_running[slot], kv_usage=zone.engine_usage[slot]
+            waiting=zone.engine_waiting[slot],
+            running=zone.engine_running[slot],
+            kv_usage=zone.engine_usage[slot],
+            cache=zone.engine_cache[slot],
         )
 
     def _latency(self, slot: int, workers: Sequence[int]) -> float:

@@ -328,7 +328,11 @@ class Worker:
             slot = endpoint.slot
             if zone.engine_at[slot]:
                 endpoint.work.engine = EngineLoad(
-                    zone.engine_at[slot], zone.engine_waiting[slot], zone.engine_running[slot], zone.engine_usage[slot]
+                    zone.engine_at[slot],
+                    zone.engine_waiting[slot],
+                    zone.engine_running[slot],
+                    zone.engine_usage[slot],
+                    zone.engine_cache[slot],
                 )
 
     # --- its sockets ---

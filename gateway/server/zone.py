@@ -47,12 +47,12 @@ _RUNNING = 4 * WORKERS * ENDPOINTS
 _CONTEXT = 8 * WORKERS * ENDPOINTS
 _PREFILLED = 8 * WORKERS * ENDPOINTS
 _STANDING = 8 * WORDS * WORKERS * ENDPOINTS
-_ENGINES = 20 * ENDPOINTS
+_ENGINES = 24 * ENDPOINTS
 _RINGS = 8 * (1 + RING) * WORKERS
 _WORK = _PENDING + _RUNNING + _CONTEXT + _PREFILLED + _ENGINES + _RINGS
 _FIXED = _HEADER + _ROWS + _HEALTH + _OWNERS + _DRAINS + _SINCE + _IN_FLIGHT + _LATENCY + _WORK + _STANDING
 _LEASES = size_of()
-_LAYOUT: Final = 8  # raised with every change of where things are
+_LAYOUT: Final = 9  # raised with every change of where things are
 CONTROLLERS_BELL: Final = WORKERS  # comes after those of the workers
 _BELLS: Final = 2 * WORKERS  # the lowest bits of what is written at the doorbell say who wrote it
 
@@ -107,11 +107,12 @@ class Zone:
         size_of_row = WORDS * ENDPOINTS
         self.standing = [words[i * size_of_row : (i + 1) * size_of_row] for i in range(WORKERS)]
         # What engines say of themselves; controller. When it was heard (monotonic seconds; 0.0: never), requests that
-        # wait and run, the share of the cache that is in use.
+        # wait and run, the share of the cache that is in use, the tokens that it holds (0: not told).
         self.engine_at = cut(8 * ENDPOINTS).cast("d")
         self.engine_waiting = cut(4 * ENDPOINTS).cast("i")
         self.engine_running = cut(4 * ENDPOINTS).cast("i")
         self.engine_usage = cut(4 * ENDPOINTS).cast("f")
+        self.engine_cache = cut(4 * ENDPOINTS).cast("i")
         told = cut(_RINGS).cast("q")  # that worker, see `core/ledger.py`
         self.rings = [told[i * (1 + RING) : (i + 1) * (1 + RING)] for i in range(WORKERS)]
         self.leases_at = _FIXED

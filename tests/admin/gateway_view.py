@@ -61,7 +61,7 @@ class Gateway:
         """One endpoint more, whose pool's policy reads prompts: both workers know it, one has learned its speed."""
         view = EndpointView(model="iris", version="v1", url="http://127.0.0.1:9005", health=Health.UP,
                             pending_tokens=700, running_streams=5,
-                            engine=EngineView(waiting=3, running=9, kv_usage=0.5))  # fmt: skip
+                            engine=EngineView(waiting=3, running=9, kv_usage=0.5, cache=400_000))  # fmt: skip
         self.endpoint_views.append(view)
         for recorder, (tokens, cached, prefill, token) in zip(
             self.recorders, ((600, 250, 2e-4, 0.03), (400, 0, 0.0, 0.01)), strict=True

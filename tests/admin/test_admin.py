@@ -81,7 +81,7 @@ def test_status_says_what_is_known_of_an_endpoint_whose_prompts_are_read(client:
         "pending_tokens": 700, "running_streams": 5, "prompt_tokens": 1000, "cached_tokens": 250,
         "prefill_seconds": pytest.approx(2e-4), "token_seconds": pytest.approx(0.02),
     }  # fmt: skip
-    assert endpoint["engine"] == {"waiting": 3, "running": 9, "kv_usage": 0.5}
+    assert endpoint["engine"] == {"waiting": 3, "running": 9, "kv_usage": 0.5, "cache": 400_000}
 
 
 def test_reload_answers_with_the_new_generation(client: TestClient) -> None:

@@ -125,6 +125,7 @@ def test_what_is_known_of_prompts_and_engines_is_exposed_by_address(busy: Gatewa
     assert value(samples, "gateway_endpoint_token_seconds", **endpoint) == pytest.approx(0.02)
     assert value(samples, "gateway_engine_requests", state="waiting", **endpoint) == 3
     assert value(samples, "gateway_engine_kv_usage", **endpoint) == 0.5
+    assert value(samples, "gateway_engine_kv_tokens", **endpoint) == 400_000
     assert value(samples, "gateway_engine_kv_usage", endpoint="http://127.0.0.1:9001") is None
 
 

@@ -16,11 +16,14 @@ vllm:num_requests_waiting{engine="1",model_name="meta-llama/Llama-3.1-8B"} 0.0
 vllm:kv_cache_usage_perc{engine="0",model_name="meta-llama/Llama-3.1-8B"} 0.5
 vllm:kv_cache_usage_perc{engine="1",model_name="meta-llama/Llama-3.1-8B"} 0.25
 vllm:num_requests_waiting_by_reason{reason="capacity"} 77.0
+vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="26000",num_cpu_blocks="None"} 1.0
+vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="1",num_gpu_blocks="24000",num_cpu_blocks="None"} 1.0
 """
 SGLANG = """\
 # TYPE sglang:num_running_reqs gauge
 sglang:num_running_reqs{model_name="m"} 162.0
 sglang:num_used_tokens{model_name="m"} 123859.0
+sglang:max_total_num_tokens{model_name="m"} 442353.0
 sglang:token_usage{model_name="m"} 0.28
 sglang:num_queue_reqs{model_name="m"} 2826.0
 """
@@ -31,6 +34,7 @@ nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="
 nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"} 7
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt_llm",version="1"} 0.4
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 4239
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="tensorrt_llm",version="1"} 64
 """
 TRITON = 'nv_inference_pending_request_count{model="a"} 5\nnv_inference_pending_request_count{model="b"} 1\n'
 LLAMA = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 6\nllamacpp:kv_cache_usage_ratio 0.125\n"
@@ -39,15 +43,16 @@ LLAMA = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 6\nllamacpp:
 @pytest.mark.parametrize(
     ("text", "reading"),
     [
-        (VLLM, Reading(3, 20, 0.375)),
-        (VLLM.replace("kv_cache_usage", "gpu_cache_usage"), Reading(3, 20, 0.375)),
-        (SGLANG, Reading(2826, 162, 0.28)),
+        (VLLM, Reading(3, 20, 0.375, 800_000)),
+        (VLLM.replace("kv_cache_usage", "gpu_cache_usage"), Reading(3, 20, 0.375, 800_000)),
+        (VLLM.replace('"26000"', '"None"').replace('"24000"', '"None"'), Reading(3, 20, 0.375)),
+        (SGLANG, Reading(2826, 162, 0.28, 442_353)),
         (TGI, Reading(4, 9, 0.0)),
-        (TRT, Reading(2, 7, 0.4)),
+        (TRT, Reading(2, 7, 0.4, 4239 * 64)),
         (TRITON, Reading(6, 0, 0.0)),
         (LLAMA, Reading(6, 1, 0.125)),
     ],
-    ids=["vllm", "vllm before 0.9", "sglang", "tgi", "trt-llm", "triton", "llama.cpp"],
+    ids=["vllm", "vllm before 0.9", "vllm at first", "sglang", "tgi", "trt-llm", "triton", "llama.cpp"],
 )
 def test_every_engine_is_understood(text: str, reading: Reading) -> None:
     assert read_engine(text) == reading
@@ -68,4 +73,4 @@ def test_labels_may_hold_braces_quotes_and_what_looks_like_a_sample() -> None:
 
 def test_a_number_beyond_reason_is_held_in_bounds() -> None:
     assert read_engine("tgi_queue_size 1e300\nllamacpp:requests_deferred -1\n") == Reading(2**31 - 1, 0, 0.0)
-    assert read_engine(VLLM.replace("0.5\n", "9.5\n")) == Reading(3, 20, 1.0)
+    assert read_engine(VLLM.replace("0.5\n", "9.5\n")) == Reading(3, 20, 1.0, 800_000)

@@ -213,3 +213,60 @@ def test_failures_cost_seconds() -> None:
     teach(pool, [(0.04, 0.008)] * 2)
     pool[0].standing.fail(31.0)
     assert {policy.choose(pool, Prompt(100), 31.0, DICE).slot for _ in range(50)} == {1}
+
+
+# --- what engines say -------------------------------------------------------------------------------------------------
+
+
+def hear(policy: Llm, endpoint: Endpoint, load: EngineLoad, first: float, seconds: int) -> float:
+    """Its engine says this each second; -> when it last did."""
+    for second in range(seconds):
+        endpoint.work.engine = load._replace(at=first + second)
+        policy.choose([endpoint], Prompt(100), first + second, DICE)
+    return first + seconds - 1
+
+
+def test_requests_that_came_by_other_ways_count_as_long_as_the_engine_says_so() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008), (0.04, 0.008)])
+    mine = [policy.begin(endpoint, Prompt(400), 30.0) for endpoint in pool for _ in range(10)]
+    for stream in mine:
+        stream.first(30.1)
+    hold(pool[0], 10)
+    hold(pool[1], 12)
+    prompt = Prompt(400)
+    assert policy.choose(pool, prompt, 31.0, DICE) is pool[0]
+    now = hear(policy, pool[0], EngineLoad(0.0, waiting=0, running=10, kv_usage=0.1), 31.0, 10)
+    assert (pool[0].work.strange, policy.choose(pool, prompt, now + 0.1, DICE)) == (0.0, pool[0])
+    now = hear(policy, pool[0], EngineLoad(0.0, waiting=5, running=40, kv_usage=0.1), 41.0, 10)
+    assert pool[0].work.strange == pytest.approx(35.0, abs=2.0)
+    assert pool[0].work.strange_ahead > 0.0
+    assert policy.choose(pool, prompt, now + 0.1, DICE) is pool[1]
+    assert policy.choose(pool, prompt, now + 9.0, DICE) is pool[0]  # it has not said so for long
+    assert pool[0].work.strange == 0.0
+
+
+def test_who_finds_the_cache_full_waits_for_room() -> None:
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008), (0.04, 0.008)])
+    for _ in range(30):
+        policy.begin(pool[0], Prompt(3000), 30.0).first(30.1)
+    hold(pool[0], 30)
+    hold(pool[1], 31)
+    for _ in range(31):
+        policy.begin(pool[1], Prompt(3000), 30.0).first(30.1)
+    now = hear(policy, pool[0], EngineLoad(0.0, waiting=0, running=30, kv_usage=0.9, cache=102_000), 31.0, 1)
+    assert policy.choose(pool, Prompt(5000), now, DICE) is pool[0]
+    assert policy.choose(pool, Prompt(40_000), now, DICE) is pool[1]  # 10,200 are free
+
+
+def test_as_much_is_remembered_as_two_caches_hold_of_the_size_that_an_engine_tells() -> None:
+    pool = make_pool(1)
+    policy = Llm(pool)
+    pool[0].work.engine = EngineLoad(0.0, 0, 0, 0.0, cache=6400)
+    for number in range(30):
+        policy.begin(pool[0], Prompt(640, range(number * 10, number * 10 + 10)), 0.0)
+    kept = [number for number in range(30) if policy._prefixes.count(pool[0], [number * 10])]
+    assert kept == list(range(10, 30))

@@ -16,9 +16,13 @@ these make of a second of decoding, and what a second of prefill costs with all 
 route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to be like the others,
 and so is one that nothing was heard of for long: it is explored by few requests, as one that is late with its first
 token is not sent more.
+
+Where engines tell their own load (`engine_metrics`), requests that reached them by other ways count as those of this
+gateway do, as far as their tokens can be guessed, and one that finds the cache full waits until others have made room.
 """
 
 from collections.abc import Sequence
+from math import inf
 from random import Random
 from typing import Final
 
@@ -27,11 +31,12 @@ from gateway.core.pick.prompted import Prompted
 from gateway.core.prompt import Prompt
 from gateway.core.speed import fit
 from gateway.core.standing import error_cost
-from gateway.core.work import RECENT, Work
+from gateway.core.strangers import Strangers
+from gateway.core.work import ENGINE_FRESH, RECENT, Work
 
 # A second that a prompt waits for others weighs as much as so many of its own: it is the part that another choice would
 # have spared, and it falls on few, whose first token is then the late one.
-QUEUE: Final = 22.0
+QUEUE: Final = 26.0
 # A second in which an endpoint prefills what another one keeps is lost to all that would have come meanwhile, and what
 # is kept twice pushes out what is then missed. In seconds of the fleet, not of the endpoint, and the same for all where
 # none keeps anything: it holds conversations together, and says nothing of who is fast.
@@ -52,14 +57,15 @@ OUTPUT: Final = 200.0
 class Llm(Prompted):
     """Exact full scan: 1 us an endpoint."""
 
-    __slots__ = ("_endpoints", "_output", "_prefill", "_settle_at")
+    __slots__ = ("_endpoints", "_output", "_prefill", "_settle_at", "_strangers")
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(endpoints)
         self._endpoints = tuple(endpoints)
         self._output = OUTPUT
         self._prefill = FIRST[1]
-        self._settle_at = float("-inf")
+        self._settle_at = -inf
+        self._strangers = [Strangers() for _ in endpoints]
 
     def choose(self, candidates: Sequence[Endpoint], prompt: Prompt, now: float, rng: Random) -> Endpoint:
         self._refresh(now)
@@ -72,7 +78,8 @@ class Llm(Prompted):
         scores = []
         for endpoint, new in zip(candidates, uncached, strict=True):
             work = endpoint.work
-            others, a = endpoint.pending, work.a
+            others, a = endpoint.pending + work.strange, work.a
+            context = work.context + work.strange_context
             ahead: float = work.pending
             late = 0.0
             if ahead and work.front:
@@ -83,21 +90,41 @@ class Llm(Prompted):
                 else:
                     ahead -= work.front
                     late = max(since - a * work.front - work.b, 0.0)
+            lack = new + output + work.context + work.pending - work.room
+            if lack > 0.0:
+                # Its streams, which hold all of `context`, are over in the time of an output: wait for a part of them.
+                late += output * work.stretch * (work.e + work.d * context) * min(lack / max(context, 1.0), 1.0)
             stall = a * new
             scores.append(
                 work.b
                 + stall * work.stretch
                 + redo * new
-                + QUEUE * (late + a * ahead)
+                + QUEUE * (late + a * (ahead + work.strange_ahead))
                 + (error_cost(endpoint, now) if endpoint.standing.cost else 0.0)
                 + others * stall * (stall / (stall + FELT))
-                + output * work.stretch * (work.e + work.d * (work.context + own + 0.5 * others * own))
+                + output * work.stretch * (work.e + work.d * (context + own + 0.5 * others * own))
             )
         return candidates[self._rotation.least(scores, rng)]
+
+    def _heed(self, now: float) -> None:
+        """What engines said of themselves since the last time."""
+        works = [endpoint.work for endpoint in self._endpoints]
+        streams = sum([work.running for work in works])
+        each = sum([work.context for work in works]) / streams if streams else self._output
+        for endpoint, strangers in zip(self._endpoints, self._strangers, strict=True):
+            work, engine = endpoint.work, endpoint.work.engine
+            is_new = strangers.hear(engine, work.running, endpoint.pending - work.running, now)
+            work.meet(strangers.running, strangers.waiting, each, now)
+            if engine is None or not engine.cache or now - engine.at > ENGINE_FRESH:
+                work.room = inf
+            elif is_new:
+                work.room = (1.0 - engine.kv_usage) * engine.cache + work.context + work.pending
 
     def _settle(self, now: float) -> None:
         """Fit every endpoint's lines anew, each beside what is known of the fleet."""
         works = [endpoint.work for endpoint in self._endpoints]
+        if any(work.engine is not None for work in works):
+            self._heed(now)
         self._settle_at = now + max(SETTLE, SETTLE_EACH * len(works))
         firsts = fit([work.speed.first for work in works], now, FIRST)
         eaches = fit([work.speed.each for work in works], now, EACH)
