@@ -88,6 +88,8 @@ def suggested(settings: AcmeSettings, chain: bytes) -> Suggestion:
         again = (client.ClientV2.retry_after(answer, _ASK_AGAIN) - datetime.datetime.now()).total_seconds()
         explanation = str(answer.json().get("explanationURL", ""))[:300]
         start, end = window.start.timestamp(), window.end.timestamp()
+        if end <= start:  # RFC 9773, 4.2: as if it had not answered
+            raise AcmeFailed("its window ends before it begins")
     except (*_FAILURES, TypeError, AttributeError) as error:  # the two of an answer in another shape
         raise AcmeFailed(_why(error)) from error
     return Suggestion(start, end, min(max(again, _ASK_BOUNDS[0]), _ASK_BOUNDS[1]), explanation)

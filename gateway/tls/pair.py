@@ -26,6 +26,7 @@ from gateway.tls.files import as_path
 ALARM = 14 * 86400.0  # seconds; of short-lived ones a sixth: those renewed at a third have failed half of that time
 LARGEST_FILE = 1 << 20  # bytes; a chain of ten RSA 8192 certificates is 40 KiB
 
+_PLAIN_KEY = b"-----BEGIN PRIVATE KEY-----"  # RFC 7468, 10
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _FOR_SERVERS = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
@@ -143,14 +144,15 @@ def read_pair(folder: Path, name: str) -> Pair:
         remarks = (*_remarks(leaf, extensions, above), *above.remarks)
     except _UNREADABLE as error:
         raise BadPair(file, _one_line(error)) from None
-    private = _private_key(folder, name)
+    private, plain = _private_key(folder, name)
     if private.public_key() != public:
         raise BadPair(f"{name}.key", f"not the key of {file}, whose first certificate must be the server's own")
     return Pair(
         name=name,
         leaf=blocks[0],
         above=above.pem,
-        key=private.private_bytes(
+        key=plain
+        or private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
         hosts=hosts,
@@ -178,7 +180,8 @@ def _read(folder: Path, file: str) -> bytes:
         raise BadPair(file, f"cannot be read ({error.strerror})") from None
 
 
-def _private_key(folder: Path, name: str) -> PrivateKeyTypes:
+def _private_key(folder: Path, name: str) -> tuple[PrivateKeyTypes, bytes]:
+    """And its text, if that is PKCS #8 and nothing else, as most are; b"" for what must be written anew."""
     file = f"{name}.key"
     pem = _read(folder, file)
     password = None
@@ -186,11 +189,13 @@ def _private_key(folder: Path, name: str) -> PrivateKeyTypes:
         password = _read(folder, f"{name}.pass").rstrip(b"\r\n")
     try:
         # The costly proof that RSA's numbers are consistent is left out: whoever writes this folder is trusted.
-        return serialization.load_pem_private_key(pem, password, unsafe_skip_rsa_key_validation=True)
+        private = serialization.load_pem_private_key(pem, password, unsafe_skip_rsa_key_validation=True)
     except (TypeError, *_UNREADABLE):
         if password is not None:
             raise BadPair(f"{name}.pass", f"does not open {file}") from None
         raise BadPair(file, "no PEM private key in it") from None
+    is_plain = pem.startswith(_PLAIN_KEY) and pem.count(b"-----BEGIN") == 1
+    return private, pem if is_plain else b""
 
 
 def _judge_key(public: PublicKeyTypes) -> str:

@@ -96,7 +96,12 @@ def test_a_ca_that_knows_nothing_of_it_has_no_wish(directory: Directory) -> None
     assert directory.asked == []
 
 
-@pytest.mark.parametrize("directory", [({}, 200), (WINDOW, 503), ({"suggestedWindow": 7}, 200)], indirect=True)
+BACKWARD = {"suggestedWindow": {"start": "2031-01-03T04:00:00Z", "end": "2031-01-02T04:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    "directory", [({}, 200), (WINDOW, 503), ({"suggestedWindow": 7}, 200), (BACKWARD, 200)], indirect=True
+)
 def test_an_answer_that_says_nothing_is_a_failure(directory: Directory) -> None:
     with pytest.raises(acme.AcmeFailed):
         acme.suggested(directory.settings, EXAMPLE.encode())
