@@ -121,9 +121,9 @@ class KeyRing:
 
 
 def find(keys: Sequence[Key], who: str) -> Key:
-    """By id, or by the name of a key that is not revoked. Raises KeyEditError."""
-    by_id = [key for key in keys if key.id == who]
-    found = by_id or [key for key in keys if key.name == who and key.revoked is None]
+    """By id, or by name: of a key that is not revoked, if there is one. Raises KeyEditError."""
+    named = [key for key in keys if key.name == who]
+    found = [key for key in keys if key.id == who] or [key for key in named if key.revoked is None] or named
     if not found:
         raise KeyEditError(f"no key has the id or name {who!r}")
     if len(found) > 1:
@@ -178,8 +178,13 @@ def _verified(file: KeyFile, path: Path, environ: Mapping[str, str]) -> str:
     try:
         parse(text, path.name, environ)
     except KeyFileError as error:
-        raise KeyEditError(str(error).splitlines()[-1].partition(": ")[2]) from error
+        raise KeyEditError(f"the key cannot be kept: it {_said(error)}") from error
     return text
+
+
+def _said(error: KeyFileError) -> str:
+    message = str(error).splitlines()[-1].partition(": ")[2]
+    return message if message.startswith("has ") else f"is wrong: {message}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -174,7 +174,10 @@ def test_a_key_is_meant_by_its_id_or_by_a_name_that_says_which(path: Path) -> No
 def test_nothing_is_written_that_would_not_load(path: Path, models: list[str]) -> None:
     make(path)
     before = path.read_bytes()
-    with pytest.raises(KeyEditError, match=r"^(Expected|has characters)"), edit(path) as ring:
+    with (
+        pytest.raises(KeyEditError, match=r"^the key cannot be kept: it (is wrong: Expected|has characters)"),
+        edit(path) as ring,
+    ):
         ring.create(Wish("bob", models))
     assert path.read_bytes() == before
 
@@ -281,3 +284,18 @@ def test_ten_thousand_keys_are_imported_in_a_moment(path: Path) -> None:
         ring.adopt(Wish(f"user {number}", ["*"]), f"sk-{number:020d}")
     assert os.times().user - started < 5
     assert len(ring.keys) == 10_000
+
+
+def test_a_revoked_key_is_told_by_its_name_until_another_one_has_it(path: Path) -> None:
+    make(path, "alice")
+    with editing(path, {}) as ring:
+        first = ring.revoke("alice")
+    assert find(read(path, {}).keys, "alice").id == first.id
+    with pytest.raises(KeyEditError, match=r"^alice is revoked already$"), editing(path, {}) as ring:
+        ring.revoke("alice")
+    with editing(path, {}) as ring:
+        second, _ = ring.create(Wish("alice", ["*"]))
+        assert find(ring.keys, "alice").id == second.id
+        ring.revoke("alice")
+        with pytest.raises(KeyEditError, match=r"^2 keys have the name 'alice'"):
+            find(ring.keys, "alice")
