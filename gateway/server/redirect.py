@@ -25,6 +25,8 @@ def redirect_to(port: int, answers: Path) -> ASGIApp:
             name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
             target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
             status, headers = 308, [(b"location", f"https://{name}{suffix}".encode("latin-1") + target)]
+            if not name:  # of HTTP/1.0, or an empty one: nobody knows where to
+                status, headers = 400, []
         challenge = _CHALLENGE.fullmatch(scope.get("raw_path", b""))
         answer = _read(answers / challenge[1].decode()) if challenge else b""
         if answer:

@@ -70,3 +70,13 @@ def test_the_plain_door_leads_to_https_and_nowhere_else(gateway: Gateway, method
     assert answer.status == 308
     assert answer.get("location") == f"https://models.example.com:{gateway.port}{target}"
     assert answer.body == b""
+
+
+@pytest.mark.parametrize("head", [b"GET /x HTTP/1.0\r\n\r\n", b"GET /x HTTP/1.1\r\nHost:\r\n\r\n"])
+def test_who_names_no_host_is_led_nowhere(gateway: Gateway, head: bytes) -> None:
+    port = int(gateway.config["gateway"]["http"].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw:
+        client = Wire(raw)
+        client.send(head)
+        answer = client.read_response()
+    assert (answer.status, answer.get("location")) == (400, None)
