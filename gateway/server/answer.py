@@ -74,8 +74,12 @@ class Answer:
         finally:  # cancelled, too: by a plugin that lets a cancellation of its own escape
             if self.is_done:
                 self.protocol.answered(self, is_reusable=self.is_kept and self.is_body_done)
-            elif not self.protocol.transport.is_closing():
-                self._break_off()
+            else:
+                if not self.protocol.transport.is_closing():
+                    self._break_off()
+                self.protocol.answer = None
+            if self.exchange.error is not None:
+                _let_go(self.exchange.error)
 
     def _break_off(self) -> None:
         """End the connection so that nobody takes the answer for complete. Where nothing but its end tells that it is,
@@ -268,6 +272,14 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.scope['method']} done={self.is_done} started={self.is_started} body={self.size}>"
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Take from an error, and what led to it, the frames that it went through: they hold buffers of megabytes, and the
+    exchange, which holds the error. Cycles are collected too seldom for that: see `_settle_memory` of the worker."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _reset_at_end(transport: asyncio.Transport) -> None:

@@ -6,7 +6,7 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 
 import asyncio
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import (
@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         is_whole = self.reply.is_complete or (self.is_ended and self.reply.feed_eof())
         if not self.is_idle and self.error is None and not is_whole:
             self.error = self._why_lost()
+        self.reply.parser = cast(Any, None)  # the parser holds the reply, and that what nobody has taken
         self._wake()
 
     def eof_received(self) -> None:

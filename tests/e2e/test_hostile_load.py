@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Gateway, served, until
-from tests.e2e.harness_upstream import RawUpstream, answering
+from tests.e2e.harness_upstream import Connection, RawUpstream, answering
 from tests.e2e.harness_wire import Wire
 
 MIB = 2**20
@@ -63,9 +63,22 @@ def send_all(clients: list[Wire], data: bytes) -> None:
             client.send(data)
 
 
+def pouring(connection: Connection) -> None:
+    """Sends without end, faster than anybody reads."""
+    connection.read_head()
+    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    connection.sock.settimeout(60)
+    while True:
+        connection.send_chunk(b"x" * 65536)
+
+
 def is_served(gateway: Gateway) -> bool:
+    return is_served_at(gateway, "/m/x")
+
+
+def is_served_at(gateway: Gateway, target: str) -> bool:
     with gateway.raw() as client:
-        client.send(GET)
+        client.send(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         return client.read_response().status == 200
 
 
@@ -87,6 +100,19 @@ def test_clients_that_stall_behind_60_kib_of_head_cost_a_bounded_memory_and_give
         client.close()
     until(lambda: resident(gateway) - before < cost / 2 + 8 * MIB, "memory given back", 30.0, every=0.5)
     print(f"\n{count} stalled clients: +{cost / MIB:.0f} MiB, afterwards +{(resident(gateway) - before) / MIB:.0f} MiB")
+
+
+def test_what_is_held_for_readers_that_leave_is_given_back_at_once() -> None:
+    """Not when the collector of cycles comes by: an error's frames would hold all of it until then."""
+    with RawUpstream(pouring) as upstream, Gateway({"m": served([upstream.url], auth=[])}) as gateway:
+        assert not is_served_at(gateway, "/nothing")
+        before = resident(gateway)
+        readers = crowd(gateway, 110)
+        send_all(readers, b"GET /models/m/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: resident(gateway) > before + 60 * MIB, "answers that wait for their readers")
+        for reader in readers:
+            reader.close()
+        until(lambda: resident(gateway) < before + 40 * MIB, "what they held")
 
 
 @pytest.mark.slow
