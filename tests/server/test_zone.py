@@ -41,7 +41,8 @@ def test_the_arrays_are_apart_from_one_another(zone: Zone) -> None:
     """Every array, filled with a byte of its own, keeps it while all others are filled with theirs."""
     arrays = [zone.header, *zone.workers, zone.health, zone.owners, zone.drains, zone.since, *zone.standing]
     arrays += [*zone.in_flight, *zone.latency, *zone.pending, *zone.running, *zone.context, *zone.prefilled]
-    arrays += [zone.engine_at, zone.engine_waiting, zone.engine_running, zone.engine_usage, *zone.rings]
+    arrays += [zone.engine_at, zone.engine_waiting, zone.engine_running, zone.engine_usage, zone.engine_cache]
+    arrays += [*zone.rings]
     arrays += [zone.leases, zone.buckets]
     flat = [array.cast("B") for array in arrays]
     for number, array in enumerate(flat):
