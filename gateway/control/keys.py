@@ -67,15 +67,16 @@ class KeyRing:
         return self._enter(identity, secret, wish)
 
     def rotate(self, who: str, grace: float) -> tuple[Key, str]:
-        """A new secret for the same key; what it was is accepted for `grace` seconds more. Raises KeyEditError."""
+        """A new secret for the same key; what it was is accepted for `grace` seconds more, and nothing that it was
+        before for longer. Raises KeyEditError."""
         at = self._find(who)
         old = self.keys[at]
         if old.state(self.now.timestamp()) == "expired":
             raise KeyEditError(f"{old.id} has expired; create a new key")
         _, secret = mint(old.id)
-        still = tuple(previous for previous in old.previous if previous.until > self.now)
-        if grace > 0:
-            still = (Previous(old.hash, self.now + timedelta(seconds=grace)), *still)
+        end = self.now + timedelta(seconds=grace)
+        earlier = (Previous(each.hash, min(each.until, end)) for each in old.previous if each.until > self.now)
+        still = (Previous(old.hash, end), *earlier) if grace > 0 else ()
         key = msgspec.structs.replace(old, hash=self._hash(secret), previous=still)
         self.keys[at] = key
         return key, secret

@@ -299,3 +299,16 @@ def test_a_revoked_key_is_told_by_its_name_until_another_one_has_it(path: Path) 
         ring.revoke("alice")
         with pytest.raises(KeyEditError, match=r"^2 keys have the name 'alice'"):
             find(ring.keys, "alice")
+
+
+def test_no_earlier_secret_outlives_the_grace_of_a_later_rotation(path: Path) -> None:
+    first = make(path)
+    with edit(path) as ring:
+        _, second = ring.rotate("alice", 7 * DAY)
+    with edit(path) as ring:
+        _, third = ring.rotate("alice", 60)
+    assert [found(path, key, NOW + 59) for key in (first, second, third)] == ["alice"] * 3
+    assert [found(path, key, NOW + 61) for key in (first, second, third)] == [None, None, "alice"]
+    with edit(path) as ring:
+        _, fourth = ring.rotate("alice", 0)
+    assert [found(path, key) for key in (first, second, third, fourth)] == [None, None, None, "alice"]
