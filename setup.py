@@ -17,7 +17,7 @@ COMPILED = (
     "model",
     "core/client", "core/deadlines", "core/dispatch", "core/endpoint", "core/headers", "core/limiter", "core/load",
     "core/openlist", "core/paths", "core/session", "core/split",
-    "core/pick/connections", "core/pick/dice", "core/pick/turns",
+    "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal", "core/pick/turns",
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/transform",
