@@ -6,9 +6,11 @@ from math import exp, inf
 from typing import Final
 
 TAU: Final = 30.0  # seconds: the mean lifetime of a sample
-LEAST_PRIOR: Final = 0.3  # samples, as the three below
+LEAST_PRIOR: Final = 0.3  # samples, as the two below
 MOST_PRIOR: Final = 30.0
 SLOPES: Final = 10.0
+DOUBT: Final = 5.0  # samples that differ by NOISE of their mean, taken to have been seen within endpoints
+NOISE: Final = 0.5
 FEW: Final = 1e-3  # so faded that it counts for nothing
 
 
@@ -103,8 +105,10 @@ class Fleet:
 
     def _prior(self, lines: Sequence[Line], weight: float) -> float:
         slope = self.slope
-        noise = sum([line.sum_yy - slope * (2.0 * line.sum_xy - slope * line.sum_xx) for line in lines]) / weight
-        within = noise / self.mean_y**2
+        noise = sum([line.sum_yy - slope * (2.0 * line.sum_xy - slope * line.sum_xx) for line in lines])
+        # One sample each says nothing of how far samples differ: without DOUBT the first ones would be all the truth.
+        spare = max(weight - len(lines), 0.0)
+        within = (noise / self.mean_y**2 + DOUBT * NOISE**2) / (spare + DOUBT)
         factors = [(line.weight, line.mean_y / self.at(line.mean_x)) for line in lines]
         mean = sum([w * factor for w, factor in factors]) / weight
         between = sum([w * (factor - mean) ** 2 for w, factor in factors]) / weight - within * len(lines) / weight

@@ -133,6 +133,18 @@ def test_it_learns_how_fast_each_endpoint_is() -> None:
     assert pace[2] / pace[0] == pytest.approx(30 / 8, rel=0.3)
 
 
+def test_one_sample_each_does_not_tell_endpoints_apart() -> None:
+    """The first stream to end is a short one, which a prompt of somebody else's held up: its endpoint is not slow."""
+    pool = make_pool(2)
+    policy = Llm(pool)
+    for endpoint, each in zip(pool, (0.03, 0.12), strict=True):
+        stream = policy.begin(endpoint, Prompt(1000), 0.0)
+        stream.first(1.0)
+        stream.end(1.0 + 10 * each, 11)
+    policy.choose(pool, Prompt(100), 3.0, DICE)
+    assert pool[1].work.e / pool[0].work.e < 1.6
+
+
 def test_it_learns_from_answers_in_one_piece_too() -> None:
     pool, dice = make_pool(2), Random(3)
     policy = Llm(pool)
