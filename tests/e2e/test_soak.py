@@ -24,9 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SERVERS = 3
 SHARE = 0.7  # of the load that it can carry
-# A plugin of the test's own, in front of a model that nobody else asks: what only the process itself can tell.
+# A plugin of the test's own, in front of a model that nobody else asks: what only the process itself can tell. What a
+# connection leaves behind waits for Python's collector, 20 to 40 KiB each: what is left when that has run counts.
 TASKS = """
-import asyncio, json, os
+import asyncio, ctypes, gc, os
 from starlette.responses import JSONResponse
 
 class Tasks:
@@ -34,6 +35,8 @@ class Tasks:
         pass
 
     async def __call__(self, scope, receive, send):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         found = {"pid": os.getpid(), "tasks": len(asyncio.all_tasks()) - 1}  # without its own
         await JSONResponse(found, headers={"connection": "close"})(scope, receive, send)
 """
@@ -64,6 +67,10 @@ class Churn:
 
     def leave(self, dice: random.Random) -> None:
         """A client that leaves: in its handshake, in its request, or in the middle of a stream."""
+        with suppress(OSError):  # it was too slow for itself
+            self._leave(dice)
+
+    def _leave(self, dice: random.Random) -> None:
         if dice.random() < 0.2:
             with socket.create_connection(("127.0.0.1", self.gateway.port)) as sock:
                 sock.sendall(b"\x16\x03\x01")
@@ -86,7 +93,7 @@ class Churn:
     def _read_some(self, wire: Wire, dice: random.Random) -> None:
         with suppress(Truncated):  # its model server died
             status = wire.read_head().status
-            if status not in (200, 503):
+            if status not in (200, 502, 503):  # 502: it died before it answered; a POST is not sent twice
                 self.problems.append(f"a stream was answered {status}")
             for _ in range(dice.randrange(20)):
                 wire.read_until(b"\r\n")
@@ -164,7 +171,9 @@ def gateway(servers: list[DemoModel], tmp_path: Any) -> Iterator[Gateway]:
 def use(gateway: Gateway) -> Use:
     workers = gateway.pids()
     pids = [gateway.controller_pid(), *workers]
-    return Use({pid: private(pid) for pid in pids}, {pid: descriptors(pid) for pid in pids}, tasks(gateway, workers))
+    running = tasks(gateway, workers)
+    time.sleep(1.0)  # until those who asked have left
+    return Use({pid: private(pid) for pid in pids}, {pid: descriptors(pid) for pid in pids}, running)
 
 
 def tasks(gateway: Gateway, workers: list[int]) -> dict[int, int]:
