@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from gateway.core.client import Trust, unmap
 from gateway.core.metrics import Totals
@@ -171,13 +171,13 @@ class Acceptor:
 
     async def _serve(self, connection: socket.socket, client: Address | None, leave: Callable[[], None]) -> None:
         """Shake hands; from then on the connection is the protocol's, which gives its place back."""
-        protocol: EdgeProtocol | None = None
+        made: list[EdgeProtocol] = []
 
         def make() -> EdgeProtocol:
-            nonlocal protocol
             protocol = self.greet()
             protocol.announced = client
             protocol.leave = leave
+            made.append(protocol)
             return protocol
 
         try:
@@ -185,8 +185,10 @@ class Acceptor:
         except OSError:  # a handshake that failed, which the TLS side has counted, or took too long
             pass
         finally:
-            if protocol is None or protocol.transport is None:
+            if not made or made[0].transport is None:
                 leave()
+                for protocol in made:
+                    protocol.parser = cast(Any, None)  # the parser holds it, and the collector of cycles comes seldom
 
     def __repr__(self) -> str:
         return f"<Acceptor {self.listener.getsockname()} greeting={len(self.tasks)} {self.reception.room!r}>"
