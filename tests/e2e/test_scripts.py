@@ -99,7 +99,7 @@ def test_nothing_is_left_however_the_script_ends(copy: Copy, number: signal.Sign
     with copy.serve() as process:
         until(lambda: copy.is_ready(process), "scripts/serve", 60)
         process.popen.send_signal(number)
-        process.popen.wait(20)
+        process.popen.wait(60)
         until(lambda: not copy.leftovers(), f"left behind: {copy.leftovers()}")
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_left_however_the_script_ends(copy: Copy, number: signal.Sign
 def test_a_port_in_use_is_named_in_one_line(copy: Copy, known: int) -> None:
     port = copy.ports[known]
     with socket.create_server(("127.0.0.1", port)), copy.serve() as process:
-        assert process.popen.wait(20) == 1
+        assert process.popen.wait(60) == 1
         assert len(process.output.splitlines()) == 1
         assert f"port {port} is in use" in process.output
 
@@ -117,7 +117,7 @@ def test_a_child_that_dies_ends_everything_and_is_named(copy: Copy) -> None:
         until(lambda: copy.is_ready(process), "scripts/serve", 60)
         (line,) = [line for line in copy.leftovers() if "--version v2" in line and "python" in line.split()[1]]
         os.kill(int(line.split()[0]), signal.SIGKILL)
-        assert process.popen.wait(20) == 1
+        assert process.popen.wait(60) == 1
         assert process.err.read_text().count("ended with status") == 1
         assert "demo model v2 ended with status 137" in process.output
         assert copy.leftovers() == []
@@ -129,7 +129,7 @@ def test_a_wrong_routes_yaml_is_reported_and_nothing_stays(copy: Copy, tmp_path:
     routes.write_text(text)
     line = text[: text.index("alaises")].count("\n") + 1
     with copy.serve() as process:
-        assert process.popen.wait(30) == 1
+        assert process.popen.wait(60) == 1
         assert f"routes.yaml:{line}:" in process.output
         assert 'did you mean "aliases"?' in process.output
         assert "Traceback" not in process.output
