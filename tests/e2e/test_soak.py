@@ -142,6 +142,7 @@ def models(servers: list[DemoModel], number: int) -> dict[str, Any]:
         [server.url for server in servers],
         health=often,
         balance={"policy": "least_connections"},
+        ejection={"time": "500ms"},  # each dies every few seconds: with the default's growing times all would be out
         retry={"attempts": 3, "when": ["unsent", "broken"]},
         headers={"response": {"set": {"x-number": str(number)}}},
     )
