@@ -91,7 +91,9 @@ def answers(data: bytes, meant: Sequence[Clean]) -> list[tuple[int, bytes]]:
         lengths = [int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")]
         assert len(lengths) == 1, head
         is_head = len(found) < len(meant) and meant[len(found)].method == b"HEAD"
-        size = 0 if is_head or (status >= 400 and not data) else lengths[0]
+        # A method is not known where the target behind it is none: such a refusal, the last answer, has its body.
+        is_refusal = status >= 400 and len(data) in (0, lengths[0])
+        size = len(data) if is_refusal else 0 if is_head else lengths[0]
         assert len(data) >= size, "an answer that breaks off"
         found.append((status, data[:size]))
         data = data[size:]
