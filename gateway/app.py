@@ -58,8 +58,10 @@ from gateway.core.inference import Informed
 from gateway.core.outcome import Watcher
 from gateway.core.pick import PROMPTED
 from gateway.core.pick import make as make_policy
+from gateway.core.policy import PromptPolicy
+from gateway.core.pool import Pool
 from gateway.core.retry import STATUSES, RetryRules
-from gateway.core.snapshot import Pool, PromptPolicy, Route, Snapshot
+from gateway.core.snapshot import Route, Snapshot
 from gateway.core.split import Split
 from gateway.edge.admit import BoundBody
 from gateway.edge.authenticate import Authenticate, Public
@@ -233,7 +235,8 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
         watchers = (*watchers, runtime.gradients_of(name, version, model.max_in_flight.adaptive))
     rules = rules_of(arm.balance or model.balance, model.ejection, model.breaker)
     served = arm.served_as
-    return Pool(name, version, endpoints, policy, served.model or name, served.version, watchers, rules, log_ejection)
+    names = served.model or name, served.version
+    return Pool(name, version, endpoints, policy, names, watchers=watchers, rules=rules, on_eject=log_ejection)
 
 
 def _with_fallback(tail: ASGIApp, settings: Settings, name: str, runtime: Runtime) -> ASGIApp:

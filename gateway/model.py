@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from gateway.core.dispatch import Target
     from gateway.core.endpoint import Endpoint
     from gateway.core.inference import Inference
-    from gateway.core.snapshot import Pool, Route
+    from gateway.core.pool import Pool
+    from gateway.core.snapshot import Route
     from gateway.errors import GatewayError
 
 Header = tuple[bytes, bytes]
@@ -45,7 +46,7 @@ class Principal:
         return False
 
 
-ANONYMOUS = Principal(id="anonymous", name="anonymous", kind="anonymous")
+ANONYMOUS: Final = Principal(id="anonymous", name="anonymous", kind="anonymous")
 
 
 class Extras:

@@ -19,10 +19,11 @@ from gateway.core.gradient import Gradients
 from gateway.core.ledger import Ledger
 from gateway.core.metrics import Totals
 from gateway.core.overload import Overload
+from gateway.core.pool import Pool
 from gateway.core.prefixes import forget
 from gateway.core.retry import Budget
 from gateway.core.session import Sessions
-from gateway.core.snapshot import Pool, Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.edge.authenticate import Means, Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.introspection import Introspector, read_secret

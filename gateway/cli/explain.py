@@ -17,7 +17,7 @@ from gateway.core.dispatch import Target, as_served, header_text
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.headers import get
 from gateway.core.pick import make as make_policy
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 from gateway.edge.hashkey import key_of
 from gateway.edge.match import BODY_METHODS, model_in
 from gateway.edge.rewrite import PathRules
@@ -163,7 +163,7 @@ def _endpoint(arm: VersionSettings, model: ModelSettings, scope: dict[str, Any])
     cells = [Health.DRAINING if endpoint.drain else Health.UP for endpoint in arm.endpoints]
     row = Row(cells, [0] * len(cells))
     endpoints = [Endpoint(e.url, slot, row, e.weight) for slot, e in enumerate(arm.endpoints)]
-    pool = Pool("", "", endpoints, make_policy(balance, endpoints), "", None)
+    pool = Pool("", "", endpoints, make_policy(balance, endpoints), ("", None))
     candidates = pool.candidates()
     if not candidates:
         yield "endpoint   none: all are draining"

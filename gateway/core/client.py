@@ -3,18 +3,19 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
 
 from gateway.model import Header
 
-_MEMO = 4096  # addresses whose verdict is remembered; all are forgotten when it is full
-_HOPS = 16  # entries of one X-Forwarded-For that are read, from the right
-_TELLING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
-_LONGEST = 4096  # bytes of Forwarded that are read
+_MEMO: Final = 4096  # addresses whose verdict is remembered; all are forgotten when it is full
+_HOPS: Final = 16  # entries of one X-Forwarded-For that are read, from the right
+_TELLING: Final = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+_LONGEST: Final = 4096  # bytes of Forwarded that are read
 # Elements between commas, pairs between semicolons; neither counts inside quotes.
-_ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
-_PAIR = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
+_ELEMENT: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
+_PAIR: Final = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 # RFC 9110's token characters, and a length that a log line and a header can afford.
-_SANE_ID = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_SANE_ID: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 
 
 class Trust:

@@ -5,9 +5,9 @@ The price is precision: a deadline is met up to one sweep late.
 """
 
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
-NEVER = inf
+NEVER: Final = inf
 
 
 class Timed(Protocol):

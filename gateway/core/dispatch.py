@@ -6,16 +6,16 @@ an OpenAI path leaves the model to the body (`Target.is_in_body`).
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from gateway.core.paths import decode
 from gateway.errors import BadRequest, ModelNotFound
 
-_REMEMBERED = 4096  # paths; all are forgotten when there are more
+_REMEMBERED: Final = 4096  # paths; all are forgotten when there are more
 
-_TF_VERBS = re.compile(rb":(?:predict|classify|regress)\Z")
-_OPENAI = re.compile(rb"/v1/(?!models(?:/|\Z)).")
+_TF_VERBS: Final = re.compile(rb":(?:predict|classify|regress)\Z")
+_OPENAI: Final = re.compile(rb"/v1/(?!models(?:/|\Z)).")
 
 
 class Target(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import MutableSequence, Sequence
 from enum import IntEnum
 from math import exp, inf, log
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.core import standing as traffic
@@ -18,9 +18,9 @@ from gateway.core.work import Cells, Work
 
 # The mean lifetime of a latency sample, in seconds: Finagle's default decayTime for PeakEwma. It is both the time
 # constant of the averages and the time in which an estimate that nobody confirms falls to 1/e.
-TAU = 10.0
+TAU: Final = 10.0
 
-SHORTEST = 1e-6  # seconds; a latency of 0 has no logarithm
+SHORTEST: Final = 1e-6  # seconds; a latency of 0 has no logarithm
 
 
 class Health(IntEnum):
@@ -33,8 +33,8 @@ class Health(IntEnum):
     DRAINING = 4  # takes no new sessions, finishes what runs
 
 
-HEALTHS = tuple(Health)  # indexed by a cell: five times as fast as Health(cell)
-KEEPING = frozenset({Health.UP, Health.CHECKING, Health.DRAINING})
+HEALTHS: Final = tuple(Health)  # indexed by a cell: five times as fast as Health(cell)
+KEEPING: Final = frozenset({Health.UP, Health.CHECKING, Health.DRAINING})
 
 
 class Address(NamedTuple):

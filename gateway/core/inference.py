@@ -15,8 +15,8 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.ledger import Ledger
 from gateway.core.outcome import Outcome
+from gateway.core.policy import PromptPolicy
 from gateway.core.prompt import Prompt
-from gateway.core.snapshot import PromptPolicy
 from gateway.core.usage import Tail, generated_in, last_usage
 from gateway.core.work import ENGINE_FRESH, Stream
 

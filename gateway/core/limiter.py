@@ -19,10 +19,10 @@ than it says, and less by at most one part in (nanoseconds per token): 0.007 % a
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-SECOND = 1_000_000_000
-LONGEST = 50 * 365 * 86_400 * SECOND  # a sum of a few such times still fits a signed 64-bit cell (292 years)
+SECOND: Final = 1_000_000_000
+LONGEST: Final = 50 * 365 * 86_400 * SECOND  # a sum of a few such times still fits a signed 64-bit cell (292 years)
 
 
 class Decision(NamedTuple):

@@ -7,17 +7,15 @@ seen + 4 series, about 50, whatever the number of workers. Names that come and g
 counters until the gateway restarts, as counters must; past `NAMES` of them the rest is counted under `OTHER`.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.model import Exchange, Extras
 
 # Seconds: from a small model's answer to the longest generation (the client library's own buckets end at 10).
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+BUCKETS: tuple[float, ...] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 NAMES = 2000  # pairs of model and version that one worker counts apart: some 100,000 series
 OTHER = "(other)"
 
@@ -31,10 +29,6 @@ class Histogram(msgspec.Struct):
     def __post_init__(self) -> None:
         if len(self.counts) != len(BUCKETS) + 1:
             raise ValueError(f"{len(self.counts)} buckets where {len(BUCKETS) + 1} belong")
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
 
     def add(self, other: "Histogram") -> None:
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
@@ -57,33 +51,6 @@ class Meter(msgspec.Struct):
     hedges_won: int = 0
     queued: int = 0
     queued_seconds: float = 0.0
-
-    def record(self, exchange: Exchange, ended: float) -> None:
-        """Count a finished exchange; `ended` is on the clock of its `started`."""
-        statuses = self.statuses
-        status = exchange.status
-        statuses[status] = statuses.get(status, 0) + 1
-        self.duration.observe(ended - exchange.started)
-        if exchange.first_byte:
-            self.first_byte.observe(exchange.first_byte - exchange.started)
-        self.bytes_in += exchange.bytes_in
-        self.bytes_out += exchange.bytes_out
-        attempts = exchange.attempts
-        self.attempts += attempts
-        if attempts > 1:
-            self.retries += attempts - 1
-        if exchange.extras is not None:
-            self._record_extras(exchange.extras)
-
-    def _record_extras(self, extras: Extras) -> None:
-        self.retries_denied += extras.retries_denied
-        if extras.fallback_from:
-            self.fallbacks += 1
-        self.hedges += extras.hedges
-        self.hedges_won += extras.hedges_won
-        if extras.queued:
-            self.queued += 1
-            self.queued_seconds += extras.queued
 
     def add(self, other: "Meter") -> None:
         _add(self.statuses, other.statuses)
@@ -175,13 +142,6 @@ class Totals(msgspec.Struct):
         if key not in self.errors and len(self.errors) >= NAMES:
             key = (OTHER, error.owner, error.code)
         self.errors[key] = self.errors.get(key, 0) + 1
-
-    def count_verdict(self, model: str, verdict: str) -> None:
-        """What the limits of a model said to one request (`Exchange.limit_verdict`)."""
-        key = (model, verdict)
-        if key not in self.verdicts and len(self.verdicts) >= NAMES:
-            key = (OTHER, verdict)
-        self.verdicts[key] = self.verdicts.get(key, 0) + 1
 
     def count_handshake(self, version: str, cipher: str) -> None:
         """OpenSSL knows few of both."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Collection, Sequence
 from math import inf
+from typing import Final
 
 from gateway.core.ejection import Ejected, Ejector
 from gateway.core.endpoint import Endpoint, Health
 from gateway.core.standing import Stand
 
-FIRST_SHARE = 0.1  # of the others' load, which an endpoint that comes up may have at first
+FIRST_SHARE: Final = 0.1  # of the others' load, which an endpoint that comes up may have at first
 
-_LEFT_OUT = (Stand.OUT, Stand.TRYING, Stand.SHUNNED)  # the first to be left out first
+_LEFT_OUT: Final = (Stand.OUT, Stand.TRYING, Stand.SHUNNED)  # the first to be left out first
 
 
 class OpenList:

@@ -7,16 +7,17 @@ refused: a backslash, NUL or another control character, raw or encoded, and a `%
 
 import re
 from functools import lru_cache
+from typing import Final
 
 from gateway.errors import BadRequest
 
-_ODD = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.]|//|/\.")
-_ENCODED = re.compile(rb"%(..?)?", re.DOTALL)
-_FORBIDDEN = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
-_NO_PCHAR = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%]")
-_NO_QUERY = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%?]|%(?![0-9A-Fa-f]{2})")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_HEX = re.compile(rb"%([0-9A-Fa-f]{2})")
+_ODD: Final = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.]|//|/\.")
+_ENCODED: Final = re.compile(rb"%(..?)?", re.DOTALL)
+_FORBIDDEN: Final = re.compile(rb"[\x00-\x20\x7f\\]|%(?:[01][0-9A-F]|7F|5C)")
+_NO_PCHAR: Final = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%]")
+_NO_QUERY: Final = re.compile(rb"[^!$&'()*+,\-0-9:;=@A-Z_a-z~/.%?]|%(?![0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HEX: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 @lru_cache(maxsize=4096)

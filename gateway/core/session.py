@@ -13,16 +13,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_NAME = 8  # bytes of a digest: by accident two of a thousand endpoints are equal once in 10^13
-_MAC = 16  # bytes; 128 bits
-_PAYLOAD = 4 + 2 * _NAME
-_TOKEN = re.compile(rb"[A-Za-z0-9_-]{48}", re.ASCII)  # whole groups of four: one spelling for each token
-_JAR = 8  # tokens carried; the one used longest ago is left out first
-_SHORTEST = 16  # bytes of a secret
-_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
-_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
+_NAME: Final = 8  # bytes of a digest: by accident two of a thousand endpoints are equal once in 10^13
+_MAC: Final = 16  # bytes; 128 bits
+_PAYLOAD: Final = 4 + 2 * _NAME
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{48}", re.ASCII)  # whole groups of four: one spelling for each token
+_JAR: Final = 8  # tokens carried; the one used longest ago is left out first
+_SHORTEST: Final = 16  # bytes of a secret
+_TO_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URLSAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 
 class Session(NamedTuple):

@@ -13,19 +13,19 @@ What changes who may be picked is announced by `ring`; everything else costs a s
 from collections.abc import Callable, MutableSequence, Sequence
 from enum import IntEnum
 from math import ceil, exp, inf, log
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-TAU = 10.0  # seconds in which an error's cost falls to 1/e
+TAU: Final = 10.0  # seconds in which an error's cost falls to 1/e
 LEAST_COST, MOST_COST = 1.0, 60.0  # seconds: of the first failure, doubled by each further one
-SHUN = 0.05  # seconds: below this cost an endpoint is worth a try; reached 30 s after one failure, 37 s after two
-PATIENCE = 60.0  # seconds until a trial that nobody ended does not count any more (its worker died)
-POLL = 1.0  # seconds until a success that another worker had is noticed
-BUSY_MOST = 60.0  # seconds: an endpoint that asks to be left alone for longer is asked again all the same
+SHUN: Final = 0.05  # seconds: below this cost an endpoint is worth a try; 30 s after one failure, 37 s after two
+PATIENCE: Final = 60.0  # seconds until a trial that nobody ended does not count any more (its worker died)
+POLL: Final = 1.0  # seconds until a success that another worker had is noticed
+BUSY_MOST: Final = 60.0  # seconds: an endpoint that asks to be left alone for longer is asked again all the same
 
 # Words of an endpoint in a worker's row of the zone; doubles, which hold whole numbers up to 2^53.
 OWNER, MARK, GOOD, BAD, RUN, GONE, SEEN, COST, COST_AT = range(9)
 OUT_AT, OUT_UNTIL, OUT_TIMES, IS_CUT, BACK_AT, TRIAL_AT, BUSY_UNTIL, OUTS = range(9, 17)
-WORDS = 17
+WORDS: Final = 17
 
 
 class Stand(IntEnum):
@@ -285,7 +285,7 @@ def say(standing: Standing, now: float) -> str:
     return _SAID[standing.state]
 
 
-_SAID = {
+_SAID: Final = {
     Stand.FINE: "",
     Stand.UNPROVEN: "to be tried",
     Stand.TRYING: "on trial",

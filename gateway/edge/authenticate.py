@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,14 +21,14 @@ from gateway.stores.keys import is_well_formed
 
 _log = logging.getLogger("gateway.edge")
 
-REALM = b"models"
-CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key"))
-_OURS = b"x-gateway-"  # a client's word about who it is; only the gateway says that
-_NAMES_REMEMBERED = 1000
+REALM: Final = b"models"
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
+_OURS: Final = b"x-gateway-"  # a client's word about who it is; only the gateway says that
+_NAMES_REMEMBERED: Final = 1000
 
 
 # What an honest client is told, by the end of what the log is told: of a token that its issuer has signed, no other.
-_TOLD = {
+_TOLD: Final = {
     "expired": "The token has expired.",
     "not yet valid": "The token is not valid yet.",
     "it is for another audience": "The token is for another audience.",

@@ -1,7 +1,7 @@
 """May the principal call this model, and which versions of it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -9,7 +9,7 @@ from gateway.core.access import Access
 from gateway.errors import Forbidden, VersionNotFound
 from gateway.model import Exchange, Principal
 
-_REMEMBERED = 2000  # decisions per model, one for each set of grants; beyond it all are forgotten and made anew
+_REMEMBERED: Final = 2000  # decisions per model, one for each set of grants; beyond it all are forgotten and made anew
 
 
 Limited = Callable[[ASGIApp, tuple[Any, ...]], ASGIApp]

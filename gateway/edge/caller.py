@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from hashlib import blake2b
 from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Scope
 
 from gateway.core.headers import get
 from gateway.model import Exchange
 
-_MEMO = 16_384  # callers whose place is remembered, for each limit; all are forgotten when it is full
-_IP = "ip:"
+_MEMO: Final = 16_384  # callers whose place is remembered, for each limit; all are forgotten when it is full
+_IP: Final = "ip:"
 
 Who = Callable[[Exchange, Scope], str]
 

@@ -12,7 +12,8 @@ from random import Random
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.core.snapshot import Pool, Route
+from gateway.core.pool import Pool
+from gateway.core.snapshot import Route
 from gateway.edge.authenticate import CREDENTIALS
 from gateway.edge.body import Replay, read_body
 from gateway.errors import GatewayError, Overloaded, UpstreamError

@@ -6,6 +6,7 @@ Exact over all workers of one machine; several machines count each for themselve
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +18,7 @@ from gateway.model import Exchange
 from gateway.stores.leases import SharedLeases
 from gateway.stores.table import Place
 
-_RETRY_AFTER = (b"retry-after", b"1")  # seconds; when a request ends, nobody knows
+_RETRY_AFTER: Final = (b"retry-after", b"1")  # seconds; when a request ends, nobody knows
 
 
 class _Rule:

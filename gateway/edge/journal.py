@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.metrics import Totals
 from gateway.edge.line import ATOMIC_BYTES, Line, render
@@ -26,14 +26,15 @@ from gateway.model import Exchange
 
 _log = logging.getLogger("gateway.journal")
 
-BATCH_LINES = 512  # about 256 KiB; waking the writer costs as much as making ten lines
-BATCH_SECONDS = 0.1
-WAITING_BYTES = 4 * 2**20  # some 8,000 lines: what a disk may be late before lines are dropped
+BATCH_LINES: Final = 512  # about 256 KiB; waking the writer costs as much as making ten lines
+BATCH_SECONDS: Final = 0.1
+WAITING_BYTES: Final = 4 * 2**20  # some 8,000 lines: what a disk may be late before lines are dropped
 # What is kept of others' words, in bytes or characters: with each of them escaped to two, a line is under ATOMIC_BYTES.
 _PATH, _HOST, _AGENT, _ID, _NAME = 900, 255, 200, 128, 64
 
 
-_QUESTION = ord("?")  # a number: see `server/target.py`
+_MILLIS: Final = tuple(f"{milli:03d}Z" for milli in range(1000))
+_QUESTION: Final = ord("?")  # a number: see `server/target.py`
 
 
 class Journal:
@@ -131,11 +132,11 @@ class Journal:
         instant = int(wall * 1000)
         if instant != self._instant:
             self._instant = instant
-            second, milli = divmod(instant, 1000)
+            second = instant // 1000
             if second != self._second:
                 self._second = second
                 self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._stamp = f"{self._prefix}{milli:03d}Z"
+            self._stamp = self._prefix + _MILLIS[instant % 1000]
         return self._stamp
 
     def __repr__(self) -> str:
@@ -143,8 +144,8 @@ class Journal:
         return f"<Journal {self._writer.path} gathered={len(self._lines)} waiting={waiting} dropped={self.dropped}>"
 
 
-_END = None
-_LF = 0x0A
+_END: Final = None
+_LF: Final = 0x0A
 
 
 class _Writer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,8 +13,8 @@ from gateway.edge.body import Replay, read_body
 from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
 
-_JSON_BOUND = 32 * 2**20  # bytes of a body read before its model, and so its own bound, is known
-BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
+_JSON_BOUND: Final = 32 * 2**20  # bytes of a body read before its model, and so its own bound, is known
+BODY_METHODS: Final = frozenset(("POST", "PUT", "PATCH"))
 
 
 # All that is read of an OpenAI body. Not a class statement, which a compiler would make another thing of.

@@ -11,6 +11,7 @@ from typing import Any
 from gateway.core.client import Trust, client_ip, hops, is_sane_id, unmap
 from gateway.core.headers import get
 from gateway.core.metrics import Totals
+from gateway.core.tally import count_verdict, record
 from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
 from gateway.errors import ClientLeft, GatewayError
@@ -98,8 +99,9 @@ class Observe:
                 exchange.status = error.status
             self._totals.count_error(model, error)
         if exchange.limit_verdict:
-            self._totals.count_verdict(model, exchange.limit_verdict)
-        self._totals.meter(model, exchange.pool.version if exchange.pool is not None else "").record(exchange, ended)
+            count_verdict(self._totals, model, exchange.limit_verdict)
+        version = exchange.pool.version if exchange.pool is not None else ""
+        record(self._totals.meters.get((model, version)) or self._totals.meter(model, version), exchange, ended)
         if self._journal is not None:
             self._journal.record(scope, exchange, ended - exchange.started)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import limits
 from starlette.types import Scope
@@ -17,7 +17,7 @@ from gateway.errors import StoreUnavailable, TooManyRequests
 from gateway.model import Exchange
 from gateway.stores.buckets import limit_of
 
-_JITTER = 0.1  # of a wait, at most: callers that were refused together do not come back together
+_JITTER: Final = 0.1  # of a wait, at most: callers that were refused together do not come back together
 
 Clock = Callable[[], int]
 

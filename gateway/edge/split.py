@@ -5,7 +5,8 @@ from time import monotonic
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.core.snapshot import Pool, Route
+from gateway.core.pool import Pool
+from gateway.core.snapshot import Route
 from gateway.errors import Forbidden, VersionNotFound
 from gateway.model import Exchange
 

@@ -8,21 +8,21 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from time import monotonic
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import StickySettings
 from gateway.core.endpoint import Endpoint, Health
 from gateway.core.headers import get_all, is_any
+from gateway.core.pool import Pool
 from gateway.core.session import Sessions
-from gateway.core.snapshot import Pool
 from gateway.model import Exchange, Header
 
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # a token (RFC 9110, 5.6.2)
-_COOKIE = frozenset((b"cookie",))
-_REMEMBERED = 4096  # Cookie fields whose session is kept, forgotten all at once when there are more
-_LONGEST = 1024  # bytes of a Cookie field that is remembered, so that all of them take 4 MiB at most
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # a token (RFC 9110, 5.6.2)
+_COOKIE: Final = frozenset((b"cookie",))
+_REMEMBERED: Final = 4096  # Cookie fields whose session is kept, forgotten all at once when there are more
+_LONGEST: Final = 1024  # bytes of a Cookie field that is remembered, so that all of them take 4 MiB at most
 
 
 class Visit(NamedTuple):
@@ -35,7 +35,7 @@ class Visit(NamedTuple):
     rest: bytes  # the field without our cookie: what the upstream may see
 
 
-_FIRST = Visit(None, None, 0, b"", b"")
+_FIRST: Final = Visit(None, None, 0, b"", b"")
 
 
 class Stick:

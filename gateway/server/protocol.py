@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.config import Config
@@ -31,14 +31,16 @@ from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
 from gateway.tls.clients import peer_of
 
-_PIPELINE_BOUND = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
-_PIPELINE_PAUSE = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
-_FAREWELL = 1.0  # seconds that an idle connection is kept when the server stops
-_SLICE = 4096  # bytes of a large read that are looked at at once: what may hide from the limits in the first and last
-_FRAME = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
-_LINGER = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
+_PIPELINE_BOUND: Final = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
+_PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
+_FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
+_SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
+_FRAME: Final = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
+_LINGER: Final = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
+_SPACE: Final = ord(" ")
+_TAB: Final = ord("\t")
 # llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
-_OTHER_PROTOCOLS = frozenset(
+_OTHER_PROTOCOLS: Final = frozenset(
     ("ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "RECORD", "REDIRECT", "SETUP", "SET_PARAMETER",
      "SOURCE", "TEARDOWN")
 )  # fmt: skip
@@ -55,8 +57,8 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "headers",
-        "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_padded", "is_paused", "leave", "limits", "line",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields",
+        "headers", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_paused", "leave", "limits", "line",
         "loop", "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "taken", "target",
         "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
     )  # fmt: skip
@@ -83,7 +85,6 @@ class EdgeProtocol(asyncio.Protocol):
         self.waiting_since = 0.0
         self.taken = 0  # bytes that the client had taken when the period began
         self.is_head_done = False
-        self.is_padded = False  # values may have whitespace behind them, which llhttp leaves there
         self.is_chunked = False  # the body under way is
         self.fed = 0  # bytes of the head
         self.line = 0  # bytes of a line of it that has not ended
@@ -140,8 +141,6 @@ class EdgeProtocol(asyncio.Protocol):
         if self.fed == 0 and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
-        if self.fed != len(data) or data.find(b" \r\n") >= 0 or data.find(b"\t\r\n") >= 0:
-            self.is_padded = True
         self._feed(data)
         if self.fed and not self.is_head_done and not self.closing:
             self._check_line(data)
@@ -168,7 +167,6 @@ class EdgeProtocol(asyncio.Protocol):
             return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
-        self.is_padded = True  # nobody looks at a head that comes behind a body
         self._feed(data)
         if latest.is_body_done:
             self.unfruitful = 0
@@ -260,7 +258,11 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_head_done:
-            self.headers.append((name.lower(), value))
+            name = name.lower()
+            if value and (value[-1] == _SPACE or value[-1] == _TAB):
+                value = value.rstrip(b" \t")  # RFC 9110, 5.5: it is no part of the value, and llhttp leaves it there
+            self.headers.append((name, value))
+            self.fields[name] = value
             return
         self.trailers += len(name) + len(value) + 4  # they are dropped (RFC 9110, 6.5.1)
         if self.trailers > self.limits.trailer_bytes:
@@ -268,8 +270,6 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.is_head_done = True
-        if self.is_padded:  # RFC 9110, 5.5: it is no part of the value
-            self.headers[:] = [(name, value.rstrip(b" \t")) for name, value in self.headers]
         self._check_size()
         parser = self.parser
         version, method = parser.get_http_version(), _METHODS[parser.get_method()]
@@ -283,7 +283,7 @@ class EdgeProtocol(asyncio.Protocol):
             and self.begun < self.limits.requests
             and (parser.should_keep_alive() or parser.should_upgrade())
         )
-        fields = answer.exchange.fields = dict(self.headers)
+        fields = answer.exchange.fields = self.fields
         self.is_chunked = b"transfer-encoding" in fields
         if b"expect" in fields:
             answer.expects = version == "1.1" and fields[b"expect"].lower() == b"100-continue"
@@ -355,6 +355,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.target = b""
         self.trailers = 0
         self.headers: list[Header] = []
+        self.fields: dict[bytes, bytes] = {}  # the same by name; the last one of several
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         exchange = Exchange("", monotonic(), self.client[0])
@@ -412,7 +413,7 @@ class EdgeProtocol(asyncio.Protocol):
             self.rate_due = 0.0
         # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
         # for connections.
-        answer.task = self.loop.create_task(answer.run(self.app))
+        answer.task = asyncio.Task(answer.run(self.app), loop=self.loop, name="request")  # a name of its own costs more
 
     def _stop(self, refusal: GatewayError) -> None:
         """Inside a parser callback: remember why, and make the parser give up."""
@@ -478,8 +479,8 @@ class _Methods(dict[bytes, str]):
         return text
 
 
-_METHODS = _Methods()
-_ASGI = {"version": "3.0", "spec_version": "2.4"}
+_METHODS: Final = _Methods()
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 def _address(info: Any) -> tuple[str, int]:

@@ -10,21 +10,22 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.headers import get_all, nominated
 from gateway.core.paths import decode, encode_query, known, normalise
 from gateway.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound, TooLarge
 
 # Bytes as numbers: `b"?" in path` makes, and drops, an exception before it looks (1,600 instructions).
-_HASH, _QUESTION = b"#?"
-_MEMORABLE = 512  # bytes; longer paths are not worth remembering
-_ORDINARY_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
-_CIRCLE = 8  # gateways in a row; more is an endpoint that leads back here
-_DIGITS = 18  # of a length that any server can count: 2^63 has 19
-_COUNTED = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
-_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=\-]|%[2-9A-Fa-f][0-9A-Fa-f])+"
-_HOST = re.compile(rb"(?:(?:\[([0-9A-Fa-f:.]+)\]|" + _NAME + rb")(?::[0-9]{1,5})?)?")
+_HASH: Final = ord("#")
+_QUESTION: Final = ord("?")
+_MEMORABLE: Final = 512  # bytes; longer paths are not worth remembering
+_ORDINARY_CONNECTION: Final = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))
+_CIRCLE: Final = 8  # gateways in a row; more is an endpoint that leads back here
+_DIGITS: Final = 18  # of a length that any server can count: 2^63 has 19
+_COUNTED: Final = frozenset(("OPTIONS", "TRACE"))  # by Max-Forwards (RFC 9110, 7.6.2)
+_NAME: Final = rb"(?:[A-Za-z0-9._~!$&'()*+,;=\-]|%[2-9A-Fa-f][0-9A-Fa-f])+"
+_HOST: Final = re.compile(rb"(?:(?:\[([0-9A-Fa-f:.]+)\]|" + _NAME + rb")(?::[0-9]{1,5})?)?")
 
 
 def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:

@@ -5,7 +5,8 @@ of all that, also in base62, as GitHub's tokens have it: a scanner for leaked se
 and a slip of the hand is refused without looking anything up.
 
 Only a MAC of a key is ever stored. Its key, the pepper, is not needed against guessing (256 bits cannot be guessed) but
-makes the index below one that a caller cannot steer, and hashes worthless to whoever can write them but not read it.
+makes the index below one that a caller cannot steer, and hashes worthless to whoever can write them but not read it. A
+worker's memory holds keys as they come, and remembers some that are valid, for as long as its table is the present one.
 
 Keys that were issued elsewhere can be imported. They have any form that is not ours, and no check.
 """
@@ -29,6 +30,7 @@ LENGTH = 63  # gw_ + id + _ + 43 of secret + 6 of check
 FOREIGN_LENGTHS = range(20, 257)  # bytes of an imported key
 _BODY = LENGTH - 6
 _SECRET_LENGTH = 43  # 62^43 > 2^256
+_REMEMBERED = 4096  # keys in use that are known without working out their MAC; all forgotten when there are more
 _INDEX = 16  # bytes of a digest that the table is indexed by; the rest is compared in constant time
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -146,7 +148,7 @@ def wire_of(pepper: Pepper, parts: list[bytes]) -> bytes:
 class KeyTable:
     """Every key that is accepted. Immutable; a change is a new table."""
 
-    __slots__ = ("_entries", "_mac", "_pepper", "_rows", "_told")
+    __slots__ = ("_entries", "_known", "_mac", "_pepper", "_rows", "_told")
 
     def __init__(self, pepper: Pepper, rows: Iterable[Row], told: Mapping[str, str] | None = None) -> None:
         """`told`: what the model server is told of a key, and in which header: `id`, `name`, `kind`, or a name among
@@ -157,6 +159,9 @@ class KeyTable:
         self._rows = {row.digest[:_INDEX]: row for row in rows}
         # Principals are made when first asked for, since most of 100,000 keys are silent; at most one for each row.
         self._entries: dict[bytes, tuple[bytes, Principal, float]] = {}
+        # By the keys themselves, those that were found lately. The dict compares what has the same hash, all 64 secret
+        # bits of it, so that its time tells nothing either.
+        self._known: dict[bytes, tuple[Principal, float]] = {}
 
     def find(self, presented: bytes, now: float) -> Principal | None:
         """Whose key this is; None if nobody's or no longer valid. `now` is seconds since the epoch.
@@ -164,6 +169,9 @@ class KeyTable:
         The index is a part of the MAC: without the pepper nobody can choose what it is compared with, so that the time
         of the look-up tells nothing about the keys that exist.
         """
+        known = self._known.get(presented)
+        if known is not None and now < known[1]:
+            return known[0]
         if presented[:3] == b"gw_":
             if len(presented) != LENGTH or presented[_BODY:] != _check(presented[:_BODY]):
                 return None
@@ -176,6 +184,9 @@ class KeyTable:
         entry = self._entries.get(index) or self._enter(index)
         if entry is None or not compare_digest(entry[0], digest) or now >= entry[2]:
             return None
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[presented] = entry[1], entry[2]
         return entry[1]
 
     def _enter(self, index: bytes) -> tuple[bytes, Principal, float] | None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from time import monotonic, time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -21,8 +21,8 @@ from gateway.upstream.reply import Reply
 from gateway.upstream.request import UNKNOWN_LENGTH, compose
 from gateway.upstream.watch import Watch
 
-_NOT_PASSED_BACK = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
-_VIA = (b"via", b"1.1 gateway")
+_NOT_PASSED_BACK: Final = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
+_VIA: Final = (b"via", b"1.1 gateway")
 
 
 Grants = Callable[["Call", Endpoint, str, float], bool]

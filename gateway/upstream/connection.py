@@ -6,7 +6,7 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 
 import asyncio
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import (
@@ -20,9 +20,9 @@ from gateway.errors import (
 )
 from gateway.upstream.reply import Reply
 
-_READ_BOUND = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
-_EMPTY_READS = 64  # in a row that bring frames or trailers and no byte of a body; nobody but an attacker sends so many
-_STALE_WINDOW = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
+_READ_BOUND: Final = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
+_EMPTY_READS: Final = 64  # in a row that bring frames or trailers and no byte of a body; only an attacker sends so many
+_STALE_WINDOW: Final = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
 
 
 class Connection(asyncio.Protocol):

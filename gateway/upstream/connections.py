@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from time import monotonic
+from typing import Final
 
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
@@ -10,8 +11,8 @@ from gateway.errors import ConnectFailed, ConnectTimeout, UpstreamUntrusted
 from gateway.upstream.connection import Connection
 from gateway.upstream.faults import why_refused
 
-_IDLE_BOUND = 512  # connections kept per endpoint; above it the oldest use is closed
-_IDLE_SECONDS = 50.0  # below the 60 s at which most servers close, so that we are the one who closes first
+_IDLE_BOUND: Final = 512  # connections kept per endpoint; above it the oldest use is closed
+_IDLE_SECONDS: Final = 50.0  # below the 60 s at which most servers close, so that we are the one who closes first
 
 
 class Connections:
@@ -28,7 +29,7 @@ class Connections:
     ) -> None:
         """`tls` for https; `server_name` is asked for and verified instead of the address's host."""
         self.address = address
-        self.host_line = b"host: %b\r\n" % address.authority
+        self.host_line = b"\r\nhost: %b" % address.authority
         self.deadlines = deadlines
         self.loop = asyncio.get_running_loop()
         self.tls = tls

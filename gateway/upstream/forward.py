@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import ceil, inf
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -23,8 +23,8 @@ from gateway.upstream.retrier import Retrier
 from gateway.upstream.waiting import WaitingRoom
 from gateway.upstream.watch import Watch
 
-_SOON = b"1"  # seconds; a health check or a restart is rarely faster
-_STALE_BOUND = 3  # stale connections in a row before the endpoint itself is doubted
+_SOON: Final = b"1"  # seconds; a health check or a restart is rarely faster
+_STALE_BOUND: Final = 3  # stale connections in a row before the endpoint itself is doubted
 
 _log = logging.getLogger("gateway.upstream")
 

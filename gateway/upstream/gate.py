@@ -19,7 +19,7 @@ from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.gradient import Gradients
 from gateway.core.inference import Inference
 from gateway.core.line import Line, Waiter
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 from gateway.errors import DeadlineExceeded, GatewayError, NoEndpoint, QueueFull, QueueTimeout, TooManyRequests
 from gateway.model import Exchange
 from gateway.upstream.call import Call

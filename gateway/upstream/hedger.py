@@ -10,9 +10,9 @@ from time import monotonic
 from typing import Any
 
 from gateway.core.endpoint import Endpoint, Lease
+from gateway.core.pool import Pool
 from gateway.core.quantile import Quantile
 from gateway.core.retry import Budget, RetryRules
-from gateway.core.snapshot import Pool
 from gateway.errors import GatewayError
 from gateway.upstream.call import Call
 from gateway.upstream.gate import Gates, Hold, PickOf

@@ -4,17 +4,21 @@ Rules of this module: interim answers (1xx) are counted and dropped; the framing
 trailers are dropped; bytes after the end make the connection useless but not the answer.
 """
 
+from typing import Final
+
 import httptools
 
 from gateway.core.headers import get_all
 from gateway.errors import UpstreamInvalid
 from gateway.model import Header
 
-_HEAD_BOUND = 64 * 1024  # bytes of an answer's header section, as for requests
-_FIELD_BOUND = 256
-_BARREN_BOUND = 64 * 1024  # bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension
-_START = b"HTTP/1."
-_INTERIM_BOUND = 16  # 1xx answers before the final one; RFC 9110, 15.2 sets none, a flood of them is an attack
+_HEAD_BOUND: Final = 64 * 1024  # bytes of an answer's header section, as for requests
+_FIELD_BOUND: Final = 256
+_BARREN_BOUND: Final = (
+    64 * 1024
+)  # bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension
+_START: Final = b"HTTP/1."
+_INTERIM_BOUND: Final = 16  # 1xx answers before the final one; RFC 9110, 15.2 sets none, a flood of them is an attack
 
 
 class Reply:
@@ -108,7 +112,9 @@ class Reply:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_head_done:
-            self.headers.append((name.lower(), value))
+            name = name.lower()
+            self.headers.append((name, value))
+            self.fields[name] = value
             return
         self.trailers += 1  # dropped (RFC 9110, 6.5.1), but not for ever
         if self.trailers > _FIELD_BOUND:
@@ -145,6 +151,7 @@ class Reply:
         if self.is_interim:
             self.is_interim = False
             self.headers = []
+            self.fields = {}
             return
         self.is_complete = True
 
@@ -160,8 +167,7 @@ class Reply:
         self.is_interim = True
 
     def _check_framing(self) -> None:
-        headers = self.headers
-        fields = self.fields = dict(headers)
+        headers, fields = self.headers, self.fields
         has_length = b"content-length" in fields
         has_coding = b"transfer-encoding" in fields
         if has_coding:

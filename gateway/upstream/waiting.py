@@ -3,7 +3,7 @@
 import asyncio
 from time import monotonic
 
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 from gateway.upstream.call import Call
 
 POLL = 0.05  # seconds until somebody looks again

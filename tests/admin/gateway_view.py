@@ -16,6 +16,7 @@ from gateway.admin.view import (
 )
 from gateway.core.endpoint import Health
 from gateway.core.metrics import Totals
+from gateway.core.tally import count_verdict, record
 from gateway.edge.meters import Recorder, merge
 from gateway.errors import NoEndpoint, TooManyRequests
 from gateway.model import Exchange
@@ -50,12 +51,12 @@ class Gateway:
         exchange = Exchange("id", 0.0, "192.0.2.1")
         exchange.status, exchange.attempts = status, 1
         exchange.bytes_in, exchange.bytes_out, exchange.first_byte = 10, 100, seconds / 2
-        totals.meter(model, version).record(exchange, seconds)
+        record(totals.meter(model, version), exchange, seconds)
         if status == 503:
             totals.count_error(model, NoEndpoint())
         elif status == 429:
             totals.count_error(model, TooManyRequests())
-        totals.count_verdict(model, "limited" if status == 429 else "admitted")
+        count_verdict(totals, model, "limited" if status == 429 else "admitted")
 
     def read_prompts(self) -> None:
         """One endpoint more, whose pool's policy reads prompts: both workers know it, one has learned its speed."""

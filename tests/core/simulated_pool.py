@@ -8,7 +8,7 @@ from math import sqrt
 from random import Random
 
 from gateway.core.endpoint import Endpoint, Health, Row
-from gateway.core.snapshot import Policy
+from gateway.core.policy import Policy
 
 
 def make_pool(size: int, weights: Sequence[float] = (), health: Health = Health.UP, first: int = 0) -> list[Endpoint]:

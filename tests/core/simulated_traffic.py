@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gateway.core.ejection import Ejected, Rules
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.pick import POLICIES
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 from gateway.core.standing import WORDS, Cells
 from gateway.errors import ConnectFailed
 
@@ -77,7 +77,9 @@ class Traffic:
     def _pool(self, policy: str, size: int, worker: int, rules: Rules | None) -> Pool:
         row = self.zone.row(worker)
         endpoints = [Endpoint(f"http://server-{slot}", slot, row) for slot in range(size)]
-        return Pool("m", "v", endpoints, POLICIES[policy](endpoints), "m", None, (), rules, self.ejected.append)
+        return Pool(
+            "m", "v", endpoints, POLICIES[policy](endpoints), ("m", None), rules=rules, on_eject=self.ejected.append
+        )
 
     def run(self, seconds: float, rate: float, behave: Behaviour, *, attempts: int = 1) -> Result:
         result = Result(Counter(), Counter(), Counter(), [])

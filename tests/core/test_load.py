@@ -10,7 +10,7 @@ from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.load import CELL, FRESH, Loads
 from gateway.core.openlist import OpenList
 from gateway.core.pick import POLICIES
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 
 states = st.lists(st.sampled_from(Health), min_size=1, max_size=8)
 
@@ -100,7 +100,7 @@ def test_an_open_list_shows_its_state() -> None:
 
 def test_a_pool_offers_its_open_endpoints() -> None:
     endpoints = a_pool([Health.DOWN, Health.UP])
-    pool = Pool("iris", "v1", endpoints, POLICIES["random"](endpoints), "iris", None)
+    pool = Pool("iris", "v1", endpoints, POLICIES["random"](endpoints), ("iris", None))
     assert list(pool.candidates()) == [endpoints[1]]
     assert list(pool.candidates([endpoints[1]])) == []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import metrics
+from gateway.core import metrics, tally
 from gateway.core.metrics import BUCKETS, NAMES, OTHER, Histogram, Totals, merge
 from gateway.errors import NoEndpoint, TooManyRequests, Unauthenticated
 from gateway.model import Exchange
@@ -45,10 +45,10 @@ def record(totals: Totals, event: Event) -> None:
     exchange.bytes_in = exchange.bytes_out = event.size
     # Powers of two, so that sums of them are exact in any order.
     exchange.first_byte = 1000.0 + event.milliseconds / 2048 if event.attempts else 0.0
-    totals.meter(event.model, event.version).record(exchange, 1000.0 + event.milliseconds / 1024)
+    tally.record(totals.meter(event.model, event.version), exchange, 1000.0 + event.milliseconds / 1024)
     if event.error is not None:
         totals.count_error(event.model, event.error())
-    totals.count_verdict(event.model, "limited" if event.status == 429 else "admitted")
+    tally.count_verdict(totals, event.model, "limited" if event.status == 429 else "admitted")
 
 
 def counted(events: list[Event]) -> Totals:
@@ -84,7 +84,7 @@ def test_adding_leaves_what_is_added_alone(mine: list[Event], theirs: list[Event
 def test_every_duration_falls_into_the_first_bucket_that_holds_it(seconds: list[float]) -> None:
     histogram = Histogram()
     for value in seconds:
-        histogram.observe(value)
+        tally.observe(histogram, value)
     expected = [0] * (len(BUCKETS) + 1)
     for value in seconds:
         expected[next((i for i, bound in enumerate(BUCKETS) if value <= bound), len(BUCKETS))] += 1
@@ -112,7 +112,8 @@ def test_buckets_of_another_shape_are_refused() -> None:
 
 
 def test_names_beyond_the_bound_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "NAMES", 3)
+    for module in metrics, tally:
+        monkeypatch.setattr(module, "NAMES", 3)
     totals = counted([Event(f"m{i}", "v1", 200, 1, 0, 1, NoEndpoint) for i in range(10)])
     assert set(totals.meters) == {("m0", "v1"), ("m1", "v1"), ("m2", "v1"), (OTHER, "")}
     assert totals.meters[OTHER, ""].statuses == {200: 7}

@@ -11,7 +11,7 @@ from gateway.core.endpoint import Endpoint, Row
 from gateway.core.load import FRESH
 from gateway.core.pick import POLICIES
 from gateway.core.pick.connections import LeastConnections, TwoChoices, WeightedLeastConnections
-from gateway.core.snapshot import Policy
+from gateway.core.policy import Policy
 from tests.core.simulated_pool import make_pool
 
 loads = st.lists(st.integers(0, 5), min_size=1, max_size=20)

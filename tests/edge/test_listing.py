@@ -11,7 +11,8 @@ from gateway.config.settings import BalanceSettings
 from gateway.core.access import Access, Rule
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.pick import make
-from gateway.core.snapshot import Pool, Route, Snapshot
+from gateway.core.pool import Pool
+from gateway.core.snapshot import Route, Snapshot
 from gateway.core.split import Split
 from gateway.edge.authenticate import Means
 from gateway.edge.listing import Listing, routes_of, visible
@@ -40,7 +41,7 @@ def route(name: str, auth: set[str], healths: dict[str, Health], access: Access 
     pools = {}
     for slot, version in enumerate(healths):
         endpoints = [Endpoint(f"http://127.0.0.1:{slot + 1}", slot, row)]
-        pools[version] = Pool(name, version, endpoints, make(BalanceSettings(), endpoints), name, None)
+        pools[version] = Pool(name, version, endpoints, make(BalanceSettings(), endpoints), (name, None))
     found = Route(name, pools, Split(dict.fromkeys(healths), None), _chain, auth=frozenset(auth))
     found.access = access or Access(name, list(healths))
     return found

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.config.settings import StickySettings
 from gateway.core.endpoint import Endpoint, Health, Row
+from gateway.core.pool import Pool
 from gateway.core.session import Sessions
-from gateway.core.snapshot import Pool
 from gateway.edge.stick import Stick
 from gateway.errors import NoEndpoint
 from gateway.model import Exchange, Header
@@ -47,7 +47,7 @@ class Place:
 
     def _pool(self, version: str, endpoints: list[Endpoint]) -> Pool:
         policy: Any = None
-        return Pool("iris", version, endpoints, policy, "iris", None)
+        return Pool("iris", version, endpoints, policy, ("iris", None))
 
     async def next(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope = scope

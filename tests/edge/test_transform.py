@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.dispatch import Target
-from gateway.core.snapshot import Pool
+from gateway.core.pool import Pool
 from gateway.edge.transform import Transform, rename
 from gateway.errors import BadRequest
 from gateway.model import Exchange, Header
@@ -33,7 +33,7 @@ def transformed(
 
     exchange = Exchange("id", 0.0, "")
     exchange.target, exchange.path, exchange.named, exchange.body = target, target.path, named, body
-    exchange.pool = Pool("iris", "v1", [], None, "served", None)  # type: ignore[arg-type]
+    exchange.pool = Pool("iris", "v1", [], None, ("served", None))  # type: ignore[arg-type]
     scope = {"type": "http", "exchange": exchange, "headers": headers or []}
     asyncio.run(Transform(app)(scope, receive, None))  # type: ignore[arg-type]
     return exchange, received[0]

@@ -55,5 +55,5 @@ def test_options_of_an_empty_absolute_target_asks_for_the_root() -> None:
 def test_a_status_without_a_name_keeps_its_space() -> None:
     from gateway.server.answer import _STATUS_LINES
 
-    assert all(re.fullmatch(rb"HTTP/1\.1 \d{3} [^\r\n]*\r\n", line) for line in _STATUS_LINES.values())
-    assert _STATUS_LINES[299] == b"HTTP/1.1 299 \r\n"
+    assert all(re.fullmatch(rb"HTTP/1\.1 \d{3} [^\r\n]*", line) for line in _STATUS_LINES.values())
+    assert _STATUS_LINES[299] == b"HTTP/1.1 299 "

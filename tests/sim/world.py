@@ -10,8 +10,9 @@ from gateway.core.ejection import Rules
 from gateway.core.endpoint import Endpoint, Health, Lease, Row
 from gateway.core.line import Line, Waiter
 from gateway.core.pick import POLICIES, PROMPTED
+from gateway.core.policy import Policy, PromptPolicy
+from gateway.core.pool import Pool
 from gateway.core.prompt import Prompt
-from gateway.core.snapshot import Policy, Pool, PromptPolicy
 from gateway.core.standing import WORDS
 from gateway.core.standing import Cells as Words
 from gateway.core.work import Stream
@@ -93,7 +94,7 @@ class World:
         # With these policies, who gets the long prompts is no outlier.
         rules = Rules(slowness=inf) if self.reader is not None else Rules()
         picked = chosen if self.reader is None else Reading(self.reader)
-        self.pool = Pool("m", "v", self.endpoints, picked, "m", None, (), rules)
+        self.pool = Pool("m", "v", self.endpoints, picked, ("m", None), rules=rules)
 
     def ring(self) -> None:
         self.changes[0] += 1

@@ -13,8 +13,9 @@ from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.outcome import Outcome
 from gateway.core.pick.turns import RoundRobin
+from gateway.core.pool import Pool
 from gateway.core.retry import Budget
-from gateway.core.snapshot import Pool, Route
+from gateway.core.snapshot import Route
 from gateway.core.split import Split
 from gateway.errors import GatewayError
 from gateway.model import Exchange, Header
@@ -126,7 +127,7 @@ class Bench:
         row = Row([Health.UP] * len(urls), [0] * len(urls))
         self.deadlines = Deadlines()
         self.endpoints = [Endpoint(url, slot, row) for slot, url in enumerate(urls)]
-        self.pool = Pool("m", "v1", self.endpoints, RoundRobin(self.endpoints), "m", None, watchers)
+        self.pool = Pool("m", "v1", self.endpoints, RoundRobin(self.endpoints), ("m", None), watchers=watchers)
         self.route = Route("m", {"v1": self.pool}, Split({"v1": None}, None), chain=_nowhere)
         self.connections = {e: Connections(e.address, self.deadlines) for e in self.endpoints}
         retry = RetrySettings(**options.pop("retry", {}))

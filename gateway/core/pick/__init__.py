@@ -20,7 +20,7 @@ from gateway.core.pick.prequal import Prequal
 from gateway.core.pick.rendezvous import Rendezvous
 from gateway.core.pick.turns import RoundRobin
 from gateway.core.pick.weighted import weighted
-from gateway.core.snapshot import Policy, PromptPolicy
+from gateway.core.policy import Policy, PromptPolicy
 
 
 class Balance(Protocol):

@@ -9,7 +9,7 @@ from gateway.core.load import Loads
 from gateway.core.pick.maglev import Maglev
 from gateway.core.pick.rendezvous import Rendezvous
 from gateway.core.pick.ring import Ring
-from gateway.core.snapshot import Policy
+from gateway.core.policy import Policy
 
 
 class Method(Policy, Protocol):

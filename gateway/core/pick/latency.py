@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import exp, inf, log
 from random import Random
+from typing import Final
 
 from gateway.core.endpoint import TAU, Endpoint
 from gateway.core.load import Loads
@@ -10,13 +11,13 @@ from gateway.core.pick.dice import Wheel, two
 from gateway.core.pick.turns import Rotation
 
 # Finagle's PeakEwma: an endpoint that was asked and has not answered yet ranks behind every one that has.
-PENALTY = float(2**63 >> 16)
+PENALTY: Final = float(2**63 >> 16)
 
 # Seconds: a sample as young as this has aged by less than 10 %.
-FRESH = 1.0
+FRESH: Final = 1.0
 
 # How much better than the best known an endpoint without a sample is taken to be (a millionth): asked at once.
-OPTIMISM = 1e-6
+OPTIMISM: Final = 1e-6
 
 
 class LeastResponseTime:

@@ -6,7 +6,7 @@ from random import Random
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import Loads
 from gateway.core.pick.turns import Rotation
-from gateway.core.snapshot import Policy
+from gateway.core.policy import Policy
 
 # Envoy's overprovisioning factor: a tier is taken to carry its whole load until fewer than 1/1.4 (71 %) of its
 # endpoints are open; what is missing then goes to the next one.

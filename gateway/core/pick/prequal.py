@@ -10,13 +10,14 @@ compared.
 from collections.abc import Sequence
 from math import inf, log
 from random import Random
+from typing import Final
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import Loads
 
-PROBES = 8  # endpoints compared; 16 in the paper, where they age between one use and the next
-QUANTILE = 0.84  # 2^-0.25, the paper's Q_RIF
-ALIKE = log(1.25)  # latencies within a quarter of each other are one: an average of few samples says no more
+PROBES: Final = 8  # endpoints compared; 16 in the paper, where they age between one use and the next
+QUANTILE: Final = 0.84  # 2^-0.25, the paper's Q_RIF
+ALIKE: Final = log(1.25)  # latencies within a quarter of each other are one: an average of few samples says no more
 
 
 class Prequal:
