@@ -39,5 +39,5 @@ def ratio(subject: Sequence[float], peer: Sequence[float]) -> Figure | None:
 
 
 def is_missed(found: Figure, bar: float) -> bool:
-    """True if a ratio is above the bar by more than the noise."""
+    """True if what was found is above the bar by more than the noise."""
     return found.median - found.noise > bar

@@ -25,6 +25,10 @@ def missed(outcome: Outcome) -> list[str]:
         against = compare(outcome, outcome.row.measures[0], peer) if peer in outcome.samples else None
         if against is not None and is_missed(against, bar):
             found.append(f"{outcome.row.name}: {against.median:.2f} times {peer}, over its bar of {bar:g}")
+    for measure, ceiling in outcome.row.ceilings.items():
+        own = figure(outcome.of(outcome.subject, measure))
+        if is_missed(own, ceiling):
+            found.append(f"{outcome.row.name}: {measure} {own.median:.4g}, over its bar of {ceiling:g}")
     return found
 
 
@@ -44,15 +48,21 @@ def table(outcome: Outcome) -> str:
 
 
 def _against(outcome: Outcome, place: int, name: str) -> str:
-    found = compare(outcome, outcome.row.measures[place], name) if name != outcome.subject else None
+    measure = outcome.row.measures[place]
+    if name == outcome.subject:
+        ceiling = outcome.row.ceilings.get(measure)
+        return _verdict(figure(outcome.of(name, measure)), ceiling) if ceiling is not None else ""
+    found = compare(outcome, measure, name)
     if found is None:
         return ""
     text = f"ratio {found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
     bar = outcome.row.bars.get(name) if place == 0 else None
-    if bar is None:
-        return text
+    return text if bar is None else f"{text}  {_verdict(found, bar)}"
+
+
+def _verdict(found: Figure, bar: float) -> str:
     state = "MISSED" if is_missed(found, bar) else "met" if found.median <= bar else "within the noise"
-    return f"{text}  bar {bar:g}: {state}"
+    return f"bar {bar:g}: {state}"
 
 
 def _span(found: Figure) -> str:
@@ -86,6 +96,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "measure": measure,
         "ratios": {name: [found.median, found.low, found.high] for name, found in ratios.items() if found},
         "bars": dict(outcome.row.bars),
+        "ceilings": dict(outcome.row.ceilings),
         "missed": missed(outcome),
         "others": round(outcome.others, 3),
         "samples": {name: list(map(dict, samples)) for name, samples in outcome.samples.items()},

@@ -36,6 +36,7 @@ class Row:
     contestants: Sequence[Contestant]
     run: Callable[[Run], Sample]
     bars: Mapping[str, float] = field(default_factory=dict)  # peer -> highest ratio of the first measure to it
+    ceilings: Mapping[str, float] = field(default_factory=dict)  # measure -> the gateway's own highest value
     notes: Sequence[str] = ()  # of a sample that explain it but are no costs
     upstream: Callable[[Site], Running] = start_upstream
     is_fresh: bool = False  # every run has a process of its own

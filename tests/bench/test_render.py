@@ -102,4 +102,5 @@ def test_one_model_has_the_upstream_itself_as_its_endpoints():
 def test_every_bar_is_about_a_contestant_of_its_row():
     for row in ROWS.values():
         assert set(row.bars) <= {each.name for each in row.contestants[1:]}
+        assert set(row.ceilings) <= set(row.measures)
         assert row.contestants[0].name.startswith("gateway")

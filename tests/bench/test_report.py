@@ -49,3 +49,13 @@ def test_rows_that_were_not_run_this_time_keep_their_results(tmp_path):
     assert rows["small"]["ratios"]["peer"] == [1, 1, 1]
     assert rows["jwt"]["ratios"]["peer"] == [3, 3, 3]
     assert rows["jwt"]["missed"] == ["jwt: 3.00 times peer, over its bar of 1.5"]
+
+
+def test_what_the_gateway_may_cost_itself_is_a_bar_too():
+    row = Row("idle", "idle streams", ("KiB", "ms"), (), lambda run: {}, ceilings={"KiB": 64, "ms": 3})
+    samples = {"gateway": [{"KiB": v, "ms": 1.0} for v in (70, 71, 72)], "peer": [{"KiB": 5, "ms": 9.0}] * 3}
+    found = Outcome(row, samples, 0.0)
+    assert missed(found) == ["idle: KiB 71, over its bar of 64"]
+    lines = table(found).splitlines()
+    assert lines[1].endswith("bar 64: MISSED")
+    assert lines[3].endswith("bar 3: met")
