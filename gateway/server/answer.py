@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway.server")
 
 _BODY_BOUND: Final = 256 * 1024  # bytes of a request's body held before reading pauses: one read of the transport
-_JOIN_BOUND: Final = 64 * 1024  # bytes; a larger body is cheaper to write on its own than to copy behind its head
+_WRITE_BOUND: Final = 64 * 1024  # bytes framed and encrypted before the client has to take some
+_JOIN_BOUND: Final = 32 * 1024  # bytes; a larger body is cheaper to write on its own than to copy behind its head
 _STATUS_LINES: Final = {
     **{code: b"HTTP/1.1 %d " % code for code in range(100, 600)},
     **{s.value: f"HTTP/1.1 {s.value} {s.phrase}".encode() for s in http.HTTPStatus},
@@ -172,11 +173,18 @@ class Answer:
             raise ClientLeft
         kind = message["type"]
         if kind == "http.response.body":
-            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+            body: bytes = message.get("body", b"")
+            is_last = not message.get("more_body", False)
+            length = len(body) if is_last else -1
+            written = 0
+            while len(body) - written > _WRITE_BOUND:
+                self._write(body[written : written + _WRITE_BOUND], length, is_last=False)
+                written += _WRITE_BOUND
+                if self.protocol.is_paused:
+                    await self._wait_for_room()
+            self._write(body[written:], length, is_last=is_last)
             if self.protocol.is_paused:
-                await self.protocol.drain()
-                if self.exchange.departed:
-                    raise ClientLeft
+                await self._wait_for_room()
         elif kind == "http.response.start":
             if self.is_started:  # until then, an error may take the place of a head that nothing followed
                 raise RuntimeError("an answer starts once")
@@ -184,14 +192,20 @@ class Answer:
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
-    def _write(self, body: bytes, *, is_last: bool) -> None:
+    async def _wait_for_room(self) -> None:
+        await self.protocol.drain()
+        if self.exchange.departed:
+            raise ClientLeft
+
+    def _write(self, body: bytes, length: int, *, is_last: bool) -> None:
+        """`length` is that of the whole body where it is known, else -1."""
         if self.is_done:
             raise RuntimeError("the answer is complete already")
         parts: list[bytes] = []
         if self.head is not None:
             status, headers = self.head
             self.head = None
-            parts.append(self._compose(status, headers, len(body) if is_last else -1))
+            parts.append(self._compose(status, headers, length))
             self.is_started = True
             self.exchange.status = status
             self.exchange.first_byte = monotonic()

@@ -1,0 +1,91 @@
+"""An answer's body that is given at once goes out as the client takes it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.server.client_side import Client, settle
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+KIB = 1024
+BODY = bytes(range(256)) * 4 * 1000  # 1,000 KiB, of which no 64 KiB lie at a boundary
+
+
+def client(fields: Sequence[tuple[bytes, bytes]] = (), *parts: bytes) -> Client:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(fields)})
+        for part in parts[:-1]:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": parts[-1]})
+
+    return Client(app=app)
+
+
+def test_of_a_client_that_takes_nothing_no_more_than_128_kib_are_written() -> None:
+    async def scenario() -> None:
+        it = client((), BODY)
+        write = it.transport.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            if not it.protocol.is_paused:
+                it.protocol.pause_writing()
+
+        it.transport.write = full  # type: ignore[method-assign]
+        await it.send(REQUEST)
+        await settle()
+        assert len(it.transport.written) <= 128 * KIB
+        for _ in range(40):
+            it.protocol.resume_writing()
+            await settle(2)
+        outcome = await it.finish()
+        head, _, body = outcome.written.partition(b"\r\n\r\n")
+        assert b"\r\ncontent-length: 1024000" in head
+        assert body == BODY
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_framing_is_that_of_the_whole_body(declared: bool) -> None:
+    async def scenario() -> None:
+        fields = [(b"content-length", b"%d" % (len(BODY) + 5))] if declared else []
+        outcome = await exchange(client(fields, BODY, b"small"))
+        head, _, body = outcome.partition(b"\r\n\r\n")
+        assert (b"content-length: 1024005" if declared else b"transfer-encoding: chunked") in head
+        assert (body if declared else joined(body)) == BODY + b"small"
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_in_the_middle_ends_it() -> None:
+    async def scenario() -> None:
+        it = client((), BODY)
+        it.protocol.pause_writing()
+        await it.send(REQUEST)
+        written = len(it.transport.written)
+        it.protocol.connection_lost(None)
+        await settle()
+        assert len(it.transport.written) == written < len(BODY)
+
+    asyncio.run(scenario())
+
+
+async def exchange(it: Client) -> bytes:
+    await it.send(REQUEST)
+    await asyncio.sleep(0)
+    return (await it.finish()).written
+
+
+def joined(chunks: bytes) -> bytes:
+    body = b""
+    while True:
+        size, _, chunks = chunks.partition(b"\r\n")
+        if not int(size, 16):
+            assert chunks == b"\r\n"
+            return body
+        body += chunks[: int(size, 16)]
+        assert chunks[int(size, 16) :][:2] == b"\r\n"
+        chunks = chunks[int(size, 16) + 2 :]
