@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway.demo.engine import BLOCK, PROFILES
 from tests.e2e.harness import PATIENCE, DemoModel, Gateway, until
 
 CHAT = "/v1/chat/completions"
@@ -167,7 +168,7 @@ def test_an_engine_is_asked_for_its_load_and_forgotten_when_it_is_silent() -> No
         models = {"demo": {"auth": [], "balance": balance, "versions": {"v1": {"endpoints": [endpoint.url]}}}}
         with Gateway(models) as gateway:
             said = until(lambda: endpoints_of(gateway)[0]["engine"], "the engine's word")
-            assert said == {"waiting": 0, "running": 0, "kv_usage": 0.0}
+            assert said == {"waiting": 0, "running": 0, "kv_usage": 0.0, "cache": PROFILES["h100"].kv // BLOCK * BLOCK}
             with httpx2.stream("POST", endpoint.url + CHAT, json=chat("x" * 80_000, 1000)):  # past the gateway
                 until(lambda: endpoints_of(gateway)[0]["engine"]["running"] == 1, "the engine's news")
             assert f'gateway_engine_requests{{endpoint="{endpoint.url}",state="running"}}' in gateway.metrics()
