@@ -55,11 +55,11 @@ class Bench:
     def finish(self, *, is_checked: bool) -> int:
         """Write what was found -> the exit code."""
         if self.outcomes:
-            report.write(_RESULTS, report.document(self.outcomes, self.audits, self.versions))
+            known = report.write(_RESULTS, report.document(self.outcomes, self.audits, self.versions))
             _say(f"written: {_RESULTS.relative_to(ROOT)}")
             chart = _RESULTS.with_suffix(".png")
             if find_spec("matplotlib"):
-                import_module("bench.chart").draw(chart, self.outcomes)
+                import_module("bench.chart").draw(chart, {name: known[name] for name in ROWS if name in known})
                 _say(f"written: {chart.relative_to(ROOT)}")
             else:
                 _say("no chart: matplotlib is not installed")

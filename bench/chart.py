@@ -1,21 +1,20 @@
 """The chart. It alone needs matplotlib, of the extra `bench`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from bench.report import compare
-from bench.row import Outcome
+from bench import figures
 
 
-def draw(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """The ratio of each row's first measure to each peer's, with its range."""
+def draw(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """The ratio of each row's first measure to each peer's, with its range. `rows` as in results.json."""
     bars = [
-        (f"{outcome.row.name} / {name}", found)
-        for outcome in outcomes
-        for name in outcome.samples
-        if name != outcome.subject and (found := compare(outcome, outcome.row.measures[0], name)) is not None
+        (f"{name} / {peer}", figures.Figure(*ratio))
+        for name, row in rows.items()
+        for peer, ratio in row["ratios"].items()
     ]
     canvas = Figure(figsize=(9, 1.2 + 0.4 * len(bars)), layout="constrained")
     axes = canvas.add_subplot()

@@ -103,11 +103,12 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Rows that were not run this time are kept from the last."""
+def write(path: Path, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Rows that were not run this time are kept from the last -> all rows."""
     known = json.loads(path.read_text()) if path.exists() else {}
     rows = {**known.get("rows", {}), **content["rows"]}
     contestants = {**known.get("contestants", {}), **content["contestants"]}
     versions = {**known.get("versions", {}), **content["versions"]}
     merged = {**content, "rows": rows, "contestants": contestants, "versions": versions}
     path.write_text(json.dumps(merged, indent=1) + "\n")
+    return rows
