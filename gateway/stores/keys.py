@@ -30,7 +30,7 @@ LENGTH = 63  # gw_ + id + _ + 43 of secret + 6 of check
 FOREIGN_LENGTHS = range(20, 257)  # bytes of an imported key
 _BODY = LENGTH - 6
 _SECRET_LENGTH = 43  # 62^43 > 2^256
-_REMEMBERED = 4096  # keys in use that are known without working out their MAC; all forgotten when there are more
+_REMEMBERED = 16_384  # keys in use that are known without working out their MAC; all forgotten when there are more
 _INDEX = 16  # bytes of a digest that the table is indexed by; the rest is compared in constant time
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
