@@ -2,7 +2,7 @@
 
 The issuer's entry in the configuration decides alone: which algorithms, keys, audience. A token's header only selects
 among them; `jku`, `x5u`, `jwk` and `x5c`, by which a token would bring its own key, are never read. A verified token is
-remembered until it expires.
+remembered, by its hash, until it expires.
 """
 
 import logging
@@ -25,7 +25,6 @@ from gateway.stores.keysets import KeySet, check_algorithms
 _log = logging.getLogger("gateway.edge")
 
 LONGEST_TOKEN = 16 * 1024  # bytes; refused before anything in it is parsed
-_SHORT_TOKEN = 2 * 1024  # bytes; a token that is longer is remembered by its hash
 
 # What may not be set from a claim: it frames the message or is the gateway's to say.
 _UNSETTABLE = re.compile(
@@ -129,12 +128,12 @@ class Tokens:
         """
         if len(token) > LONGEST_TOKEN:
             refuse("longer than 16 KiB")
-        name = token if len(token) <= _SHORT_TOKEN else sha256(token).digest()
-        known = self._known.get(name)
+        digest = sha256(token).digest()
+        known = self._known.get(digest)
         if known is not None:
             if now >= known[1]:
                 raise _genuine(refusal("expired"))
-            self._known.move_to_end(name)
+            self._known.move_to_end(digest)
             return known[0]
         trust, claims = self._prove(token)
         try:
@@ -146,7 +145,7 @@ class Tokens:
             principal = principal_of(trust, claims)
         except Unauthenticated as error:
             raise _genuine(error) from error
-        self._known[name] = principal, until
+        self._known[digest] = principal, until
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
         return principal
