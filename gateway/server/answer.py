@@ -264,8 +264,9 @@ class Answer:
             headers = [header for header in headers if header[0] != b"content-length"]
         if is_broken(headers):  # by a plugin or an upstream
             raise RuntimeError("a header field of the answer contains a control character")
-        ending = self._frame_as(declared, length)
-        return b"".join([_STATUS_LINES[status], *pieces(headers), *ending, b"\r\n\r\n"])
+        fields = pieces(headers)
+        ending = self._frame_as(declared, length)  # last: an error may yet take the place of a head that cannot be
+        return b"".join([_STATUS_LINES[status], *fields, *ending, b"\r\n\r\n"])
 
     def _frame_as(self, declared: bytes | None, length: int) -> list[bytes]:
         """Decide how the body ends and whether the connection is kept; -> the lines that say so."""

@@ -192,6 +192,15 @@ def streaming(events: Iterable[bytes], every: float = 0.0) -> Script:
     return script
 
 
+def pouring(connection: Connection) -> None:
+    """Sends without end, faster than anybody reads."""
+    connection.read_head()
+    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    connection.sock.settimeout(60)
+    while True:
+        connection.send_chunk(b"x" * 65536)
+
+
 def resetting(connection: Connection) -> None:
     """Resets at once, before it reads anything."""
     connection.reset()

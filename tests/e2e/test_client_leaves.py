@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Gateway, served, until
-from tests.e2e.harness_upstream import Connection, RawUpstream
+from tests.e2e.harness_upstream import Connection, RawUpstream, pouring
 from tests.e2e.harness_wire import Wire
 
 TRIALS = 5
@@ -30,15 +30,6 @@ class Watch:
         connection.send(self.say)
         connection.hang()
         self.left_at.append(time.monotonic())
-
-
-def pouring(connection: Connection) -> None:
-    """Sends without end, to a client that does not read."""
-    connection.read_head()
-    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-    connection.sock.settimeout(30)
-    while True:
-        connection.send_chunk(b"x" * 65536)
 
 
 @pytest.fixture(scope="module")

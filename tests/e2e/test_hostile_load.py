@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Gateway, served, until
-from tests.e2e.harness_upstream import Connection, RawUpstream, answering
+from tests.e2e.harness_upstream import RawUpstream, answering, pouring
 from tests.e2e.harness_wire import Wire
 
 MIB = 2**20
@@ -61,15 +61,6 @@ def send_all(clients: list[Wire], data: bytes) -> None:
     for client in clients:
         with suppress(OSError):
             client.send(data)
-
-
-def pouring(connection: Connection) -> None:
-    """Sends without end, faster than anybody reads."""
-    connection.read_head()
-    connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-    connection.sock.settimeout(60)
-    while True:
-        connection.send_chunk(b"x" * 65536)
 
 
 def is_served(gateway: Gateway) -> bool:

@@ -1,4 +1,4 @@
-"""An answer's body that is given at once goes out as the client takes it."""
+"""Answers as they are framed: large ones go out as the client takes them, errors as what they are."""
 
 import asyncio
 from collections.abc import Sequence
@@ -89,3 +89,22 @@ def joined(chunks: bytes) -> bytes:
         body += chunks[: int(size, 16)]
         assert chunks[int(size, 16) :][:2] == b"\r\n"
         chunks = chunks[int(size, 16) + 2 :]
+
+
+@pytest.mark.parametrize("field", [(b"x-a\r\nx-b", b"1"), (b"x-a", b"1\r\nx-b: 2")])
+def test_an_error_in_place_of_a_head_that_cannot_be_is_framed_as_what_it_is(field: tuple[bytes, bytes]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [field]})
+        with pytest.raises((RuntimeError, ValueError), match="control character"):
+            await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"sorry"})
+
+    async def scenario() -> bytes:
+        return await exchange(Client(app=app))
+
+    head, _, body = asyncio.run(scenario()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert b"content-length: 5" in head
+    assert b"x-b" not in head
+    assert body == b"sorry"
