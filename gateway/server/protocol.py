@@ -26,6 +26,7 @@ from gateway.core.certificate import PEER, Peer
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
+from gateway.server import lead
 from gateway.server.answer import Answer
 from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
@@ -37,6 +38,8 @@ _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the serve
 _SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
 _FRAME: Final = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
 _LINGER: Final = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
+_LF: Final = ord("\n")
+_CR: Final = ord("\r")
 _SPACE: Final = ord(" ")
 _TAB: Final = ord("\t")
 # llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
@@ -57,10 +60,11 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields",
-        "headers", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_paused", "leave", "limits", "line",
-        "loop", "parser", "peer", "pipeline", "rate_due", "refusal", "scheme", "server", "state", "taken", "target",
-        "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "first",
+        "headers", "is_begun", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_paused", "lead", "leave",
+        "limits", "line", "loop", "parser", "peer", "pipeline", "rate_due", "read", "refusal", "scheme", "server",
+        "since", "starts", "state", "tail", "taken", "target", "trailers", "transport", "unfruitful", "waited",
+        "waiting_since", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -84,8 +88,15 @@ class EdgeProtocol(asyncio.Protocol):
         self.waited = 0.0  # seconds of this period in which answers waited for the client: see `_on_stalled`
         self.waiting_since = 0.0
         self.taken = 0  # bytes that the client had taken when the period began
+        self.is_begun = False  # a request is, with its first byte
         self.is_head_done = False
         self.is_chunked = False  # the body under way is
+        self.lead = lead.CLEAN  # what stands in front of the next request
+        self.read = b""  # what is being parsed
+        self.tail = b""  # the last bytes of the head of which it is more
+        self.since = -1  # bytes of the body that had come before it; -1: it began within no body
+        self.first: int | None = None  # where the first request ends of which it has bytes, once another one begins
+        self.starts = 0  # requests that may begin behind that
         self.fed = 0  # bytes of the head
         self.line = 0  # bytes of a line of it that has not ended
         self.trailers = 0  # bytes
@@ -132,7 +143,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.deadline = self.waiting_since + _LINGER
 
     def data_received(self, data: bytes) -> None:
-        if self.closing:
+        if self.closing or not data:
             return
         if self.is_head_done:
             return self._body_received(data)
@@ -141,9 +152,49 @@ class EdgeProtocol(asyncio.Protocol):
         if self.fed == 0 and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
-        self._feed(data)
-        if self.fed and not self.is_head_done and not self.closing:
+        self.since = -1
+        if not self.is_begun:
+            self.tail = b""
+            if data[0] <= _CR or self.lead:
+                data = self._past_lead(data)
+        rest = self._feed(data) if data else b""
+        if rest:
+            self.data_received(rest)
+        elif data and not self.is_head_done and not self.closing:
+            self._look_at_end(data)
+
+    def _look_at_end(self, data: bytes) -> None:
+        if self.fed:
             self._check_line(data)
+        if self.is_begun:
+            self.tail = (self.tail + data)[-3:]
+        elif data[-1] <= _CR and not _ends_a_head(data):
+            self._look_behind(data)
+
+    def _past_lead(self, data: bytes) -> bytes:
+        """What is behind empty lines. The parser would pass over other ones too."""
+        rest = data.lstrip(b"\r\n")
+        self.lead = lead.after(self.lead, data[: len(data) - len(rest)])
+        if self.fed > self.limits.header_bytes:
+            self._refuse(HeadersTooLarge())
+        elif rest and self.lead:
+            self._begin()
+            self._refuse(_odd_lead())
+        return b"" if self.closing else rest
+
+    def _look_behind(self, data: bytes) -> None:
+        """Behind the last request of a read there may be the beginning of an empty line."""
+        self.lead = lead.behind(data, self._end_of_first(data) if self.first is None else self.first)
+
+    def _end_of_first(self, data: bytes) -> int:
+        """0: it is not known, but the read began with a request; -1: nor did it."""
+        is_whole = not self.tail and self.since < 0
+        if self.is_chunked:
+            return 0 if is_whole else -1
+        body = self._latest().exchange.bytes_in
+        if self.since >= 0:
+            return body - self.since
+        return (self.tail + data).find(b"\r\n\r\n") + 4 - len(self.tail) + body
 
     def _received_much(self, data: bytes) -> None:
         """Piece by piece, so that no limit is passed by far; a body of known length has none to pass."""
@@ -167,9 +218,14 @@ class EdgeProtocol(asyncio.Protocol):
             return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
-        self._feed(data)
+        self.since = before
+        rest = self._feed(data)
         if latest.is_body_done:
             self.unfruitful = 0
+            if rest:
+                self.data_received(rest)
+            elif not self.is_head_done:
+                self._look_at_end(data)
             return
         self.unfruitful = max(0, self.unfruitful + len(data) - _FRAME * (latest.exchange.bytes_in - before))
         if self.unfruitful > self.limits.trailer_bytes:
@@ -189,13 +245,18 @@ class EdgeProtocol(asyncio.Protocol):
         self.window = (0.0, 0) if is_ours else (now, count)
         self.rate_due = 0.0 if is_ours else now + 2 * limits.body_idle  # a deadline is `body_idle` from its reading
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> bytes:
+        """-> what is left of it: the parser stops behind an upgrade."""
+        self.read = data
+        self.first = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
+            return self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(self.refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}."))
+        self.read = b""
+        return b""
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -249,7 +310,17 @@ class EdgeProtocol(asyncio.Protocol):
     # --- the parser's side ---
 
     def on_message_begin(self) -> None:
+        if self.fed == 0:  # another one came in the same read
+            if self.read:
+                self.first = self._end_of_first(self.read)
+                self.starts = lead.starts(self.read, self.first)
+                self.read = b""
+            self.starts -= 1
+            if self.starts < 0:
+                self._begin()
+                self._stop(_odd_lead())
         self._begin()
+        self.is_begun = True
 
     def on_url(self, url: bytes) -> None:
         self.target += url
@@ -299,7 +370,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._latest().feed_eof()
-        self.is_head_done = False
+        self.is_begun = self.is_head_done = False
         self.fed = 0
         self.line = 0
 
@@ -438,16 +509,16 @@ class EdgeProtocol(asyncio.Protocol):
         else:
             self.pipeline.append(answer)
 
-    def _after_upgrade(self, rest: bytes) -> None:
+    def _after_upgrade(self, rest: bytes) -> bytes:
         """Upgrade is ignored, as RFC 9110, 7.8 allows: the request is an ordinary one. llhttp stops at its head, so a
         body or a CONNECT, which it would not have framed, is refused rather than guessed at."""
+        self.read = b""
         answer = self._latest()
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if answer.scope["method"] == "CONNECT" or has_body:
             answer.is_kept = False
             answer.scope["refusal"] = BadRequest("This gateway offers no such upgrade or tunnel.")
-        if rest and answer.is_kept:
-            self.data_received(rest)
+        return rest if answer.is_kept else b""
 
     def _close(self, *, linger: float = _LINGER) -> None:
         """Close our side behind what was written, and take no notice of what comes until the client closes its own:
@@ -481,6 +552,16 @@ class _Methods(dict[bytes, str]):
 
 _METHODS: Final = _Methods()
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+def _ends_a_head(data: bytes) -> bool:
+    """It ends with one empty line, as what has no body does."""
+    size = len(data)
+    return size > 4 and data[size - 4] == data[size - 2] == _CR and data[size - 3] == _LF and data[size - 5] > _CR
+
+
+def _odd_lead() -> BadRequest:
+    return BadRequest("Nothing but empty lines that end with CR LF may stand in front of a request.")
 
 
 def _address(info: Any) -> tuple[str, int]:
