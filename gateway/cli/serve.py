@@ -135,7 +135,7 @@ def _master(config: Path, settings: Settings, zone: Zone, handover: Handover | N
         _log.info("made a development certificate for %s", ", ".join(created.names))
         print(created.how_to_trust(settings.gateway.https[1]), file=sys.stderr)
     certificates = CertificateStore(settings.tls.certificates, settings.tls)
-    for problem in certificates.reload():
+    for problem in certificates.reload(is_quick=True):
         _log.warning("%s", problem)
     return Master(settings, config, zone, certificates, handover)
 

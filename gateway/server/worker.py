@@ -130,7 +130,7 @@ class Worker:
 
     async def run(self) -> None:
         place, loop = self.place, self.loop
-        await asyncio.to_thread(self.certificates.reload)
+        await asyncio.to_thread(self.certificates.reload, is_quick=True)  # soon again, in `_swap`
         loop.add_signal_handler(signal.SIGHUP, self._on_published)
         loop.add_signal_handler(signal.SIGUSR1, self._flush)
         loop.add_signal_handler(signal.SIGTERM, self._end)

@@ -19,7 +19,12 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    PublicKeyAlgorithmOID,
+)
 
 from gateway.tls.files import as_path
 
@@ -29,6 +34,12 @@ LARGEST_FILE = 1 << 20  # bytes; a chain of ten RSA 8192 certificates is 40 KiB
 _PLAIN_KEY = b"-----BEGIN PRIVATE KEY-----"  # RFC 7468, 10
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_KINDS = {
+    PublicKeyAlgorithmOID.EC_PUBLIC_KEY: "ECDSA",
+    PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5: "RSA",
+    PublicKeyAlgorithmOID.ED25519: "Ed25519",
+}
+_NO_KIND = "its key is neither ECDSA (P-256, P-384, P-521), RSA nor Ed25519"
 _FOR_SERVERS = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
 _Extensions = Mapping[x509.ObjectIdentifier, x509.ExtensionType]
 _BROKEN_HASHES = (hashes.SHA1, hashes.MD5)  # RFC 9155; browsers and OpenSSL's security level 2 refuse them
@@ -71,15 +82,15 @@ class Pair:
     key: bytes  # PKCS #8, not encrypted
     hosts: tuple[str, ...]
     addresses: tuple[str, ...]  # IP addresses, which no client can ask for by SNI (RFC 6066, 3)
-    key_type: str  # ECDSA P-256 | RSA 2048 | Ed25519 …
+    kind: str  # ECDSA | RSA | Ed25519: a server has at most one certificate of each kind for a host
     not_before: float
     not_after: float
     remarks: tuple[str, ...]
 
     @property
-    def kind(self) -> str:
-        """A server has at most one certificate of each kind for a host: ECDSA, RSA, Ed25519."""
-        return self.key_type.partition(" ")[0]
+    def key_type(self) -> str:
+        """ECDSA P-256, RSA 2048, Ed25519 …"""
+        return _judge_key(x509.load_pem_x509_certificate(self.leaf).public_key())
 
     @property
     def issuer(self) -> str:
@@ -106,13 +117,23 @@ class Pair:
         for remark in self.remarks:
             yield Problem(file, remark, is_error=False)
 
+    def prove(self) -> None:
+        """What `read_pair` may leave for later. Raises BadPair."""
+        file = f"{self.name}.crt"
+        try:
+            public = x509.load_pem_x509_certificate(self.leaf).public_key()
+            _judge_key(public)
+        except _UNREADABLE as error:
+            raise BadPair(file, _one_line(error)) from None
+        _check_match(self.name, public, _load_key(self.name, self.key, None))
+
     def load_into(self, context: ssl.SSLContext) -> None:
         """Raises ssl.SSLError if OpenSSL does not agree with our judgement, OSError without a free descriptor."""
         with as_path(b"\n".join((self.key, self.leaf, self.above))) as path:
             context.load_cert_chain(path, password=lambda: "")  # never ask a terminal
 
     def __repr__(self) -> str:
-        return f"<Pair {self.name} {self.key_type} {','.join(self.hosts)}>"
+        return f"<Pair {self.name} {self.kind} {','.join(self.hosts)}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +145,11 @@ class _Above:
     remarks: tuple[str, ...]
 
 
-def read_pair(folder: Path, name: str) -> Pair:
+def read_pair(folder: Path, name: str, *, is_quick: bool = False) -> Pair:
     """Read NAME.crt, NAME.key and, if the key is encrypted, NAME.pass.
 
     Raises BadPair: missing, unreadable, no PEM, weak (RSA under 2048 bits, SHA-1), or a key of another certificate.
+    `is_quick`: what of that takes a look at the keys, two thirds of the time, is left to `Pair.prove`.
     """
     file = f"{name}.crt"
     blocks = _PEM.findall(_read(folder, file))
@@ -136,32 +158,28 @@ def read_pair(folder: Path, name: str) -> Pair:
     try:
         leaf = x509.load_pem_x509_certificate(blocks[0])
         above = _judge_above(b"\n".join(blocks[1:]))
-        public = leaf.public_key()
-        key_type = _judge_key(public)
+        kind = _kind(leaf)
         _judge_signature(leaf)
         extensions = {each.oid: each.value for each in leaf.extensions}  # each look-up by class is such a pass
         hosts, addresses = _names(extensions.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME))
         remarks = (*_remarks(leaf, extensions, above), *above.remarks)
     except _UNREADABLE as error:
         raise BadPair(file, _one_line(error)) from None
-    private, plain = _private_key(folder, name)
-    if private.public_key() != public:
-        raise BadPair(f"{name}.key", f"not the key of {file}, whose first certificate must be the server's own")
-    return Pair(
+    pair = Pair(
         name=name,
         leaf=blocks[0],
         above=above.pem,
-        key=plain
-        or private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key=_plain_key(folder, name),
         hosts=hosts,
         addresses=addresses,
-        key_type=key_type,
+        kind=kind,
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
         remarks=remarks,
     )
+    if not is_quick:
+        pair.prove()
+    return pair
 
 
 def _read(folder: Path, file: str) -> bytes:
@@ -180,22 +198,41 @@ def _read(folder: Path, file: str) -> bytes:
         raise BadPair(file, f"cannot be read ({error.strerror})") from None
 
 
-def _private_key(folder: Path, name: str) -> tuple[PrivateKeyTypes, bytes]:
-    """And its text, if that is PKCS #8 and nothing else, as most are; b"" for what must be written anew."""
+def _plain_key(folder: Path, name: str) -> bytes:
+    """As PKCS #8, not encrypted; most are that and nothing else."""
     file = f"{name}.key"
     pem = _read(folder, file)
+    if pem.startswith(_PLAIN_KEY) and pem.count(b"-----BEGIN") == 1:
+        return pem
     password = None
     if b"ENCRYPTED" in pem:
         password = _read(folder, f"{name}.pass").rstrip(b"\r\n")
+    return _load_key(name, pem, password).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _load_key(name: str, pem: bytes, password: bytes | None) -> PrivateKeyTypes:
+    file = f"{name}.key"
     try:
         # The costly proof that RSA's numbers are consistent is left out: whoever writes this folder is trusted.
-        private = serialization.load_pem_private_key(pem, password, unsafe_skip_rsa_key_validation=True)
+        return serialization.load_pem_private_key(pem, password, unsafe_skip_rsa_key_validation=True)
     except (TypeError, *_UNREADABLE):
         if password is not None:
             raise BadPair(f"{name}.pass", f"does not open {file}") from None
         raise BadPair(file, "no PEM private key in it") from None
-    is_plain = pem.startswith(_PLAIN_KEY) and pem.count(b"-----BEGIN") == 1
-    return private, pem if is_plain else b""
+
+
+def _check_match(name: str, public: PublicKeyTypes, private: PrivateKeyTypes) -> None:
+    if private.public_key() != public:
+        raise BadPair(f"{name}.key", f"not the key of {name}.crt, whose first certificate must be the server's own")
+
+
+def _kind(leaf: x509.Certificate) -> str:
+    kind = _KINDS.get(leaf.public_key_algorithm_oid)
+    if kind is None:
+        raise ValueError(_NO_KIND)
+    return kind
 
 
 def _judge_key(public: PublicKeyTypes) -> str:
@@ -210,7 +247,7 @@ def _judge_key(public: PublicKeyTypes) -> str:
         case rsa.RSAPublicKey():
             raise ValueError(f"an RSA key of {public.key_size} bits is too weak (2048 at least)")
         case _:
-            raise ValueError("its key is neither ECDSA (P-256, P-384, P-521), RSA nor Ed25519")
+            raise ValueError(_NO_KIND)
 
 
 def _judge_signature(certificate: x509.Certificate) -> None:

@@ -16,8 +16,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gateway.config.settings import TLSSettings
 from gateway.tls.alert import AlertingContext, can_begin_elsewhere
@@ -33,19 +33,25 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".crt", ".key", ".pass")
 CONTEXTS = 1024  # built at most: 23 KiB and 1 ms each
 PROOFS = 64  # pairs shown to OpenSSL in one reload, 1 ms each; of more, the rest is shown on first use
+QUICK = (
+    64  # new pairs whose keys are looked at in a quick reload, 60 µs each; of more, the rest is left to the next one
+)
 UNSETTLED = 2.0  # seconds; FAT's timestamps, the coarsest, count by 2 s
 
 _Times = tuple[int, int, int, int]
 _Stamp = dict[str, _Times]  # by suffix
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What the last look at one NAME found; `pair` is the last good one."""
 
     stamp: _Stamp | None  # None: look again next time
     pair: Pair | None
     problem: Problem | None = None
+    is_proved: bool = True  # its key has been looked at
+
+
+_NEW = _Known(None, None)
 
 
 class CertificateStore:
@@ -155,14 +161,17 @@ class CertificateStore:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def reload(self) -> list[Problem]:
+    def reload(self, *, is_quick: bool = False) -> list[Problem]:
         """Take over what has changed in the folder; -> what is wrong there now.
 
         Only changed files are read (10,000 unchanged pairs cost 0.1 s of looking). Of a pair that has become bad the
         last good state is served on, so is everything if the folder is unreadable or has become empty.
+
+        `is_quick`, for a start: whether keys and certificates of many new pairs match is left to the next reload. Until
+        then OpenSSL refuses in the handshake one that does not.
         """
         with self._reloading:
-            return sorted([*self._reload_clients(), *self._reload()])
+            return sorted([*self._reload_clients(), *self._reload(is_quick)])
 
     def _reload_clients(self) -> list[Problem]:
         before = self.clients.generation
@@ -171,12 +180,12 @@ class CertificateStore:
             self._contexts, self._beginnings = {}, {}
         return problems
 
-    def _reload(self) -> list[Problem]:
+    def _reload(self, is_quick: bool) -> list[Problem]:
         try:
             found = _scan(self.folder)
         except OSError as error:
             return [Problem(str(self.folder), f"cannot be read ({error.strerror})")]
-        known = self._look(found)
+        known = self._look(found, is_quick)
         problems = [entry.problem for entry in known.values() if entry.problem]
         pairs = [entry.pair for entry in known.values() if entry.pair]
         if not pairs:
@@ -191,32 +200,41 @@ class CertificateStore:
         problems += [problem for pair in pairs for problem in pair.warnings(now)]
         return [*problems, *self._default_problems()]
 
-    def _look(self, found: dict[str, _Stamp]) -> dict[str, _Known]:
+    def _look(self, found: dict[str, _Stamp], is_quick: bool) -> dict[str, _Known]:
         proofs = _Proofs(self._settings)
         settled = (self._clock() - UNSETTLED) * 1e9
         known = {}
+        many = len(found) - len(self._known) > QUICK
         for name, stamp in found.items():
-            before = self._known.get(name, _Known(None, None))
+            before = self._known.get(name, _NEW)
             if before.stamp == stamp:
-                known[name] = before
+                known[name] = before if is_quick or before.is_proved else _proved(before)
                 continue
             # A file just written may be written again within the same tick of its clock (git's "racy" entries).
             is_settled = all(max(times[:2]) < settled for times in stamp.values())
-            known[name] = self._read(name, stamp, before.pair, proofs, is_settled)
+            remembered = stamp if is_settled else None
+            is_left = (
+                is_quick and many and before is _NEW and name not in ("default", self._settings.default_certificate)
+            )
+            known[name] = self._read(name, stamp, before, None if is_left else proofs)._replace(stamp=remembered)
         return known
 
-    def _read(self, name: str, stamp: _Stamp, last_good: Pair | None, proofs: "_Proofs", is_settled: bool) -> _Known:
-        remembered = stamp if is_settled else None
+    def _read(self, name: str, stamp: _Stamp, before: _Known, proofs: "_Proofs | None") -> _Known:
+        """`proofs`: None to leave them for later."""
+        if not before.is_proved:
+            before = _proved(before)
+        last_good = before.pair
         if last_good is None and ".crt" not in stamp:
-            return _Known(remembered, None, Problem(f"{name}.key", f"there is no {name}.crt", is_error=False))
+            return _Known(None, None, Problem(f"{name}.key", f"there is no {name}.crt", is_error=False))
         try:
-            pair = read_pair(self.folder, name)
+            pair = read_pair(self.folder, name, is_quick=proofs is None)
             if last_good and pair.is_same_as(last_good):
-                return _Known(remembered, last_good)
-            proofs.take(pair)
+                return _Known(None, last_good)
+            if proofs is not None:
+                proofs.take(pair)
         except BadPair as bad:
-            return _Known(remembered, last_good, bad.problem)
-        return _Known(remembered, pair)
+            return before._replace(problem=bad.problem)
+        return _Known(None, pair, is_proved=proofs is not None)
 
     def _default_problems(self) -> list[Problem]:
         name = self._settings.default_certificate
@@ -257,6 +275,15 @@ class _Proofs:
             pair.load_into(self._context)
         except OSError as error:
             raise BadPair(f"{pair.name}.crt", f"OpenSSL refuses it ({error})") from None
+
+
+def _proved(known: _Known) -> _Known:
+    assert known.pair is not None
+    try:
+        known.pair.prove()
+    except BadPair as bad:
+        return known._replace(pair=None, problem=bad.problem, is_proved=True)
+    return known._replace(is_proved=True)
 
 
 def _scan(folder: Path) -> dict[str, _Stamp]:

@@ -10,7 +10,7 @@ NOW = 1_000.0
 def pair(name: str, *hosts: str, kind: str = "ECDSA P-256", since: float = 0.0, until: float = 2_000.0) -> Pair:
     addresses = tuple(host for host in hosts if host[0].isdigit())
     named = tuple(host for host in hosts if host not in addresses)
-    return Pair(name, b"", b"", b"", named, addresses, kind, since, until, ())
+    return Pair(name, b"", b"", b"", named, addresses, kind.partition(" ")[0], since, until, ())
 
 
 def answered_by(index: Index, host: str) -> list[str] | None:

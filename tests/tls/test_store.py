@@ -10,7 +10,7 @@ import pytest
 from gateway.config.settings import TLSSettings
 from gateway.tls import store as store_module
 from gateway.tls.pair import Pair, Problem, read_pair
-from gateway.tls.store import CertificateStore
+from gateway.tls.store import QUICK, CertificateStore
 from tests.tls.makers import Made, make
 
 LATER = 10.0  # seconds ahead of the files' times, which are settled then
@@ -35,9 +35,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pairs whose files are read."""
     names: list[str] = []
 
-    def read(folder: Path, name: str) -> Pair:
+    def read(folder: Path, name: str, *, is_quick: bool) -> Pair:
         names.append(name)
-        return read_pair(folder, name)
+        return read_pair(folder, name, is_quick=is_quick)
 
     monkeypatch.setattr(store_module, "read_pair", read)
     return names
@@ -235,10 +235,61 @@ def test_the_state_is_told_by_its_repr(tmp_path: Path) -> None:
     (tmp_path / "b.crt").write_bytes(b"garbage")
     store = loaded(tmp_path)
     assert repr(store) == (
-        f"<CertificateStore {tmp_path} <Index 1 pairs, 1 hosts, default (<Pair a ECDSA P-256 a.test>,)> "
+        f"<CertificateStore {tmp_path} <Index 1 pairs, 1 hosts, default (<Pair a ECDSA a.test>,)> "
         "contexts=0 problems=1>"
     )
     assert "PRIVATE" not in repr(store.pairs)
+
+
+def many(folder: Path) -> CertificateStore:
+    """More than a quick look takes the time for; the key of z is not known to be another one's."""
+    pair = make("a.test")
+    for number in range(QUICK + 2):
+        pair.write(folder, f"m{number:03}")
+    make("b.test").write(folder, "z")
+    return CertificateStore(folder, clock=lambda: time.time() + LATER)
+
+
+@pytest.mark.parametrize("ahead", [0.0, LATER])  # files just written are read again each time
+def test_a_start_with_many_pairs_leaves_the_look_at_most_keys_to_the_next_reload(tmp_path: Path, ahead: float) -> None:
+    many(tmp_path)
+    made = make("b.test")
+    made.write(tmp_path, "z")
+    make("c.test").write(tmp_path, "c")
+    shutil.copy(tmp_path / "c.key", tmp_path / "z.key")
+    store = CertificateStore(tmp_path, clock=lambda: time.time() + ahead)
+    assert store.reload(is_quick=True) == []
+    assert is_served(made, store, "b.test")
+    with pytest.raises(ssl.SSLError):  # in the handshake
+        store.find("b.test")[0].load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # type: ignore[index]
+    (problem,) = store.reload()
+    assert (problem.file, problem.is_error) == ("z.key", True)
+    assert "z" not in names(store)
+    assert store.find("b.test") == store.find(None), "the default"
+    assert store.reload() == [problem]
+    made.write(tmp_path, "z")
+    assert store.reload() == []
+    assert is_served(made, store, "b.test")
+
+
+def test_a_default_certificate_is_looked_at_in_any_start(tmp_path: Path) -> None:
+    many(tmp_path)
+    make("c.test").write(tmp_path, "c")
+    shutil.copy(tmp_path / "c.key", tmp_path / "z.key")
+    store = CertificateStore(tmp_path, TLSSettings(default_certificate="z"))
+    assert {problem.file for problem in store.reload(is_quick=True)} == {"z.key", "z.crt"}
+
+
+def test_a_good_pair_that_a_start_did_not_look_at_is_replaced_by_no_bad_one(tmp_path: Path) -> None:
+    store = many(tmp_path)
+    store.reload(is_quick=True)
+    leaf = served(store, "b.test")
+    make("c.test").write(tmp_path, "c")
+    shutil.copy(tmp_path / "c.key", tmp_path / "z.key")
+    for _ in range(3):
+        (problem,) = store.reload()
+        assert problem.file == "z.key"
+        assert served(store, "b.test") == leaf
 
 
 @pytest.mark.slow
@@ -247,7 +298,7 @@ def test_ten_thousand_pairs_are_ready_within_two_seconds(tmp_path: Path) -> None
         make(f"h{number}.test", f"www.h{number}.test").write(tmp_path, f"h{number}")
     store = CertificateStore(tmp_path)
     began = time.process_time()
-    store.reload()
+    store.reload(is_quick=True)
     assert time.process_time() - began < 2
     assert len(store) == 10_000
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
