@@ -217,6 +217,13 @@ class Call:
         """The answer, head first, then each part as it arrives."""
         send, idle, total = self.send, self.means.timeouts.idle, self.total
         exchange = self.exchange
+        body: bytes | None = None
+        is_waiting = not reply.chunks and not reply.is_complete
+        if is_waiting and (connection.error is not None or b"content-length" in reply.fields):
+            # A body of known length is not long in coming, and one write takes both. If it does not come, the client
+            # has seen nothing yet, and another endpoint may be asked.
+            body = await connection.read(idle, total)
+            is_waiting = False
         headers = passed_back(reply)
         headers += exchange.answer_headers
         edits = exchange.answer_edits
@@ -224,16 +231,16 @@ class Call:
             headers = edits.pop()(headers)
         exchange.answered = True
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        is_waiting = not reply.chunks and not reply.is_complete and connection.error is None
-        if is_waiting and b"content-length" not in reply.fields:
-            # The first event may be long in coming. A body of known length is not, and one write takes both.
+        if is_waiting:  # the first event may be long in coming
             await send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
-            body = await connection.read(idle, total)
+            if body is None:
+                body = await connection.read(idle, total)
             is_last = reply.is_complete and not reply.chunks
             await send({"type": "http.response.body", "body": body, "more_body": not is_last})
             if is_last:
                 return
+            body = None
 
 
 def passed_back(reply: Reply) -> list[Header]:

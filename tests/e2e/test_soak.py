@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,9 +207,15 @@ def carried(gateway: Gateway) -> float:
     return len(load.answers) / (load.answers[-1].at - load.answers[0].at)
 
 
+def failed(log: Path) -> list[dict[str, Any]]:
+    """What the gateway says of the load's requests that it did not answer with 200."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return [line for line in lines if line["method"] == "GET" and line["status"] != 200]
+
+
 @pytest.mark.parametrize("seconds", [20, 600])
 def test_a_soak_leaves_nothing_behind_and_fails_no_request(
-    gateway: Gateway, servers: list[DemoModel], seconds: int
+    gateway: Gateway, servers: list[DemoModel], seconds: int, tmp_path: Path
 ) -> None:
     rate = SHARE * carried(gateway)
     with Load(gateway, rate=rate, connections=32) as load, Churn(gateway, servers):
@@ -223,7 +230,7 @@ def test_a_soak_leaves_nothing_behind_and_fails_no_request(
         f"\n{len(load.answers)} requests at {rate:.0f}/s in {seconds} s, {len(load.failures)} failures, {churn.count}"
     )
     print(f"before: {before}\nafter:  {after}")
-    assert load.failures == []
+    assert load.failures == [], failed(tmp_path / "access.log")
     assert churn.problems == []
     assert after.memory.keys() == before.memory.keys(), "no process has died"
     for pid, size in after.memory.items():

@@ -24,7 +24,14 @@ async def half_answering(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.close()
 
 
-@pytest.mark.parametrize("bad", [breaking, babbling])
+async def beginning(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends behind the head of its answer."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("bad", [breaking, babbling, beginning])
 @pytest.mark.parametrize(("method", "fields"), [("GET", []), ("DELETE", []), ("PUT", []), ("POST", KEY)])
 def test_what_may_be_acted_upon_twice_is_sent_to_another_endpoint(
     bad: Peer, method: str, fields: list[tuple[bytes, bytes]]
