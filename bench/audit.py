@@ -82,8 +82,8 @@ def audit(contestant: Contestant, site: Site) -> dict[str, object]:
     with started(contestant, site, rate=_LOW_RATE, burst=_LOW_RATE) as it:
         time.sleep(0.1)
         answer, found = _probe(it)
-        if answer.session is not None and _may_resume(it, answer.session):
-            raise Failed(f"{contestant.name} resumes TLS sessions: its handshakes would be cheaper than the others'")
+        if (answer.session is not None and _may_resume(it, answer.session)) != contestant.is_resuming:
+            raise Failed(f"{contestant.name} resumes TLS sessions where the others do not, or the other way round")
     if found != contestant.policies:
         lacking, beyond = contestant.policies - found, found - contestant.policies
         raise Failed(f"{contestant.name} lacks {sorted(lacking)}, has unexpectedly {sorted(beyond)}")

@@ -50,6 +50,11 @@ class Contestant:
         return int(str(self.words.get(word, 0)))
 
     @property
+    def is_resuming(self) -> bool:
+        """It is said to resume TLS sessions."""
+        return self.words.get("session_tickets") == "true" or self.words.get("tickets") == ""
+
+    @property
     def is_tls(self) -> bool:
         return "tls 1.3" in self.policies
 

@@ -94,6 +94,14 @@ ROWS = {
             bars={"haproxy": 1.6},
         ),
         Row(
+            "resumption",
+            "a new TLS 1.3 connection for every request, which resumes the session of the one before by its ticket",
+            ("CPU µs/request",),
+            [_GATEWAY.with_words(session_tickets="true"), _HAPROXY.with_words(tickets="")],
+            runs.PerResumption(clients=8),
+            bars={"haproxy": 1.5},
+        ),
+        Row(
             "latency",
             "latency that is added at half of the gateway's saturation rate",
             ("added p50 µs", "added p99 µs"),

@@ -40,6 +40,29 @@ class PerRequest:
 
 
 @dataclass(frozen=True)
+class PerResumption:
+    """CPU of one request on a connection of its own that resumes a TLS session."""
+
+    clients: int
+
+    def __call__(self, run: Run) -> Sample:
+        it = run.started
+        bearers = it.folder / "bearers"
+        bearers.write_text("\n".join(f"Bearer {key}" for key in it.site.keys))
+        where = ["bench.load.resumed", it.url, str(run.seconds), str(self.clients), str(bearers)]
+        command = [sys.executable, "-m", *where, str(it.site.certificate)]
+        before = run.cpu()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=run.seconds + 60)
+        cpu = run.cpu() - before
+        if done.returncode:
+            raise Failed(f"{it.contestant.name}: {done.stderr.strip().splitlines()[-1:]}")
+        found: dict[str, float] = json.loads(done.stdout)
+        if found["resumed"] < found["requests"] - self.clients:
+            raise Failed(f"{it.contestant.name} resumed {found['resumed']:.0f} of {found['requests']:.0f} sessions")
+        return {"CPU µs/request": cpu / found["requests"] * 1e6, "requests/s": found["requests"] / found["seconds"]}
+
+
+@dataclass(frozen=True)
 class PerMiB:
     """CPU of one MiB, whichever way it goes."""
 

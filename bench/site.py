@@ -63,6 +63,8 @@ class Site:
             "burst": 1_000_000,
             "buffering": "on",
             "workers": 1,
+            "session_tickets": "false",  # of the gateway
+            "tickets": "no-tls-tickets",  # of HAProxy
         }
 
 
