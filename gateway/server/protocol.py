@@ -5,7 +5,8 @@ uvicorn's own lacks: deadlines for a silent or dripping client, limits on head a
 where an answer cannot be completed, and the news that a client left, at once.
 
 Rules of this module:
-- One `Answer` is current; requests that arrive behind it (pipelining) wait in a bounded queue.
+- One `Answer` is current; requests that arrive behind it (pipelining) wait. When a few do, nothing more is read, and
+  what was read already is not looked at: no more of them wait than one piece of a read can hold.
 - A head that cannot be accepted becomes a scope with `refusal` in it and travels through the same app, so that it is
   answered, logged and counted like any other; the connection closes behind it.
 - An answer that ends early is never ended cleanly: the transport is aborted.
@@ -32,7 +33,6 @@ from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
 from gateway.tls.clients import peer_of
 
-_PIPELINE_BOUND: Final = 1000  # requests; what one read of 256 KiB can hold is answered, more than that is refused
 _PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
 _SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
@@ -61,10 +61,10 @@ class EdgeProtocol(asyncio.Protocol):
 
     __slots__ = (
         "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "first",
-        "headers", "is_begun", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_paused", "lead", "leave",
-        "limits", "line", "loop", "parser", "peer", "pipeline", "rate_due", "read", "refusal", "scheme", "server",
-        "since", "starts", "state", "tail", "taken", "target", "trailers", "transport", "unfruitful", "waited",
-        "waiting_since", "window", "write_waiters",
+        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_head_done", "is_lingering", "is_paused", "lead",
+        "leave", "limits", "line", "loop", "parser", "peer", "pipeline", "rate_due", "read", "refusal", "scheme",
+        "server", "since", "starts", "state", "tail", "taken", "target", "trailers", "transport", "unfruitful",
+        "waited", "waiting_since", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -79,6 +79,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.answer: Answer | None = None
         self.pipeline: deque[Answer] = deque()
+        self.held = b""  # what was read, and is looked at when fewer requests wait
         self.write_waiters: list[asyncio.Future[None]] = []
         self.deadline = NEVER
         self.closing = False  # whatever comes is not read any more
@@ -130,6 +131,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.parser = cast(Any, None)
         self._begin()
         self.closing = True
+        self.held = b""
         self.resume_writing()
         self.pipeline.clear()
         if self.answer is not None:
@@ -144,6 +146,9 @@ class EdgeProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.closing or not data:
+            return
+        if self.held:
+            self.held += data
             return
         if self.is_head_done:
             return self._body_received(data)
@@ -200,9 +205,25 @@ class EdgeProtocol(asyncio.Protocol):
         """Piece by piece, so that no limit is passed by far; a body of known length has none to pass."""
         at = 0
         while at < len(data):
-            end = at + _SLICE if self.is_chunked or not self.is_head_done else len(data)
+            if len(self.pipeline) >= _PIPELINE_PAUSE:
+                self.held = data[at:]
+                return
+            end = at + (_SLICE if self.is_chunked or not self.is_head_done else self._missing())
             self.data_received(data[at:end])
             at = end
+
+    def _missing(self) -> int:
+        """Bytes of the body under way, whose length is known."""
+        exchange = self._latest().exchange
+        return max(int(exchange.fields.get(b"content-length", b"0")) - exchange.bytes_in, 1)
+
+    def _read_on(self) -> None:
+        """Fewer requests wait."""
+        held, self.held = self.held, b""
+        if held:
+            self.data_received(held)
+        if not self.held and len(self.pipeline) < _PIPELINE_PAUSE:
+            self.transport.resume_reading()
 
     def _check_line(self, data: bytes) -> None:
         """A head that is not complete yet: neither it nor its last line may grow for ever."""
@@ -214,7 +235,7 @@ class EdgeProtocol(asyncio.Protocol):
             self._refuse(HeadersTooLarge())
 
     def _body_received(self, data: bytes) -> None:
-        if self.is_chunked and len(data) > _SLICE:
+        if len(data) > _SLICE and (self.is_chunked or len(data) > self._missing()):
             return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
@@ -390,7 +411,7 @@ class EdgeProtocol(asyncio.Protocol):
         if is_reusable and self.pipeline and not self.is_lingering:
             self._start(self.pipeline.popleft())
             if len(self.pipeline) < _PIPELINE_PAUSE:
-                self.transport.resume_reading()
+                self._read_on()
         elif self.closing or not is_reusable:
             self._close()
         else:
@@ -467,12 +488,10 @@ class EdgeProtocol(asyncio.Protocol):
     def _enqueue(self, answer: Answer) -> None:
         if self.answer is None:
             self._start(answer)
-        elif len(self.pipeline) < _PIPELINE_BOUND:
+        else:
             self.pipeline.append(answer)
             if len(self.pipeline) >= _PIPELINE_PAUSE:
                 self.transport.pause_reading()
-        else:
-            self._stop(BadRequest("Too many requests are waiting on this connection."))
 
     def _start(self, answer: Answer) -> None:
         self.answer = answer

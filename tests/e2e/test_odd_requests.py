@@ -171,9 +171,10 @@ def test_there_are_enough_of_them() -> None:
     assert len(ODD) >= 40
 
 
-def test_five_hundred_pipelined_requests_are_answered_each_with_its_own(client: Wire) -> None:
+@pytest.mark.parametrize("count", [500, 3000])
+def test_hundreds_of_pipelined_requests_are_answered_each_with_its_own(client: Wire, count: int) -> None:
     post = b"POST /m/x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
-    bodies = [b"%d" % number for number in range(500)]
+    bodies = [b"%d" % number for number in range(count)]
     client.send(b"".join(post % (len(body), body) for body in bodies))
     assert [client.read_response().body for _ in bodies] == bodies
 
