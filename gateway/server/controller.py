@@ -237,8 +237,11 @@ class Controller:
         return [row for row in self.all_rows() if row[PID] and not row[ENDING]]
 
     def all_rows(self) -> list[memoryview]:
-        first, count = self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT]
-        return [self.zone.workers[slot] for slot in rows_of(first, count)]
+        return [self.zone.workers[slot] for slot in self.slots()]
+
+    def slots(self) -> range:
+        """The rows of the zone that our workers have, or may be given."""
+        return rows_of(self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT])
 
     def _apply(self, published: Published, settings: Settings) -> None:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""

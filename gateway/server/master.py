@@ -28,7 +28,18 @@ from gateway.server.children import CONTROLLER, Children, name_of, tell
 from gateway.server.listeners import VARIABLE, Handover, Listeners
 from gateway.server.notify import notify
 from gateway.server.roll import PAUSE, Roll
-from gateway.server.zone import DRAINING, FIRST_WORKER, MASTER, PID, WORKER_COUNT, WORKERS, Zone, rows_of
+from gateway.server.zone import (
+    BEFORE_COUNT,
+    BEFORE_FIRST,
+    DRAINING,
+    FIRST_WORKER,
+    MASTER,
+    PID,
+    WORKER_COUNT,
+    WORKERS,
+    Zone,
+    rows_of,
+)
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.master")
@@ -63,6 +74,8 @@ class Master:
         count = worker_count(settings)
         first = handover.first_slot if handover else 0
         self.slots = range(first, first + count)  # the rows of the zone that our workers start in
+        header = zone.header
+        self.before = rows_of(header[FIRST_WORKER], header[WORKER_COUNT]) if handover else range(0)
         self.listeners = Listeners.open(settings.gateway, count, handover)
         self.children = Children(zone, self._be)
         self.listener_of = {slot: index for index, slot in enumerate(self.slots)}
@@ -275,6 +288,7 @@ class Master:
     def _sign_zone(self) -> None:
         header = self.zone.header
         header[MASTER], header[WORKER_COUNT], header[FIRST_WORKER] = os.getpid(), len(self.slots), self.slots.start
+        header[BEFORE_FIRST], header[BEFORE_COUNT] = self.before.start, len(self.before)
 
     # --- its file ---
 

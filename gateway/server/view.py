@@ -54,7 +54,8 @@ class View:
 
     def endpoints(self) -> Sequence[EndpointView]:
         alive = [worker for worker, row in enumerate(self.zone.workers) if row[PID]]  # a predecessor's too
-        standings, now = [self.zone.standing[worker] for worker in alive], time.monotonic()
+        heard = dict.fromkeys([*alive, *self.controller.slots(), *self.zone.before()])  # outlives who heard it
+        standings, now = [self.zone.standing[worker] for worker in heard], time.monotonic()
         return [
             EndpointView(
                 model=model,

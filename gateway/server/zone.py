@@ -26,6 +26,7 @@ WORKERS: Final = 64  # rows; more workers than cores of today's largest machines
 
 # Words of the header, 8 bytes each, and who writes them.
 LAYOUT, MASTER, CONTROLLER, GENERATION, HEALTH_CHANGES, DRAINING, WORKER_COUNT, FIRST_WORKER, DRAINED = range(9)
+BEFORE_FIRST, BEFORE_COUNT = 9, 10  # the rows of the master that this one took over from
 # All but the controller's own (CONTROLLER, GENERATION, DRAINED) and the doorbell are the master's.
 _HEADER_WORDS: Final = 64
 # Words of a worker's row.
@@ -155,9 +156,16 @@ class Zone:
             [self.prefilled[i] for i in others],
         )
         counts = [self.in_flight[i] for i in others]
-        words = Words(self._words(worker), [self._words(i) for i in others], self.doorbell(worker))
+        # What traffic said of an endpoint outlives who heard it: also those that a successor took over from.
+        heard = [i for i in dict.fromkeys([*others, *self.before()]) if i != worker]
+        words = Words(self._words(worker), [self._words(i) for i in heard], self.doorbell(worker))
         since = cast(Sequence[float], self.since)
         return Row(self.health, self.in_flight[worker], counts, changes, work, since, words)
+
+    def before(self) -> range:
+        """The rows of the workers of the master that this one took over from; they may still finish what runs."""
+        first = self.header[BEFORE_FIRST]
+        return range(first, first + self.header[BEFORE_COUNT])
 
     def doorbell(self, writer: int) -> Callable[[], None]:
         """What `writer` (a worker, or CONTROLLERS_BELL) calls to have all workers look again who may be picked."""

@@ -158,6 +158,28 @@ def test_a_reload_forgets_nothing(servers: list[Server], upstreams: list[RawUpst
         assert {ask_anew(gateway, 0) for _ in range(6)} == {200}
 
 
+def test_a_successor_knows_who_is_out_and_how_often_it_was(servers: list[Server], upstreams: list[RawUpstream]) -> None:
+    balance = {"policy": "ip_hash"}  # one endpoint, until it is out
+    with gateway_of(upstreams[:2], auth=[], balance=balance, ejection={"time": "5m"}) as gateway:
+        assert {ask_anew(gateway, 0) for _ in range(4)} == {200}
+        home = 0 if servers[0].asked else 1
+        servers[home].status = 500
+        assert Counter(ask_anew(gateway, 0) for _ in range(8)) == {500: 5, 200: 3}
+        asked = servers[home].asked
+        gateway.popen.send_signal(signal.SIGUSR2)
+        assert gateway.popen.wait(30) == 0
+        try:
+            assert {ask_anew(gateway, 0) for _ in range(8)} == {200}
+            assert servers[home].asked == asked
+            found = endpoint(gateway, upstreams[home].url)
+            assert found["traffic"].startswith("out")
+            labels = f'endpoint="{upstreams[home].url}",model="demo",version="v1"'
+            assert f"gateway_endpoint_ejections_total{{{labels}}} 1" in sorted_labels(gateway)
+        finally:
+            os.kill(int((gateway.folder / ".gateway" / "gateway.pid").read_text()), signal.SIGTERM)
+            until(lambda: not gateway.members(), "the successor's end", 20)
+
+
 def ask(client: httpx2.Client, key: int) -> int:
     return int(client.get("/models/demo/x", headers={"x-key": str(key)}).status_code)
 

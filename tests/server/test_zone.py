@@ -15,7 +15,7 @@ import pytest
 from gateway.core.endpoint import Endpoint, Health
 from gateway.core.snapshot import ENDPOINTS
 from gateway.server.columns import Columns
-from gateway.server.zone import HEALTH_CHANGES, LAYOUT, PID, WORKERS, Zone
+from gateway.server.zone import BEFORE_COUNT, BEFORE_FIRST, HEALTH_CHANGES, LAYOUT, PID, WORKERS, Zone, rows_of
 from gateway.stores.leases import SharedLeases
 from gateway.stores.table import size_of
 from tests.e2e.harness import until
@@ -70,6 +70,18 @@ def test_a_dead_worker_holds_nothing_any_more_and_others_keep_theirs(zone: Zone)
     assert other.load == 2
     zone.reclaim(0)
     assert (other.load, leases[1].count(place), zone.workers[0][PID]) == (1, 1, 0)
+
+
+def test_a_successors_workers_know_what_their_predecessors_heard_and_a_third_what_both_did(zone: Zone) -> None:
+    halves = [rows_of(0, 1), rows_of(WORKERS // 2, 1)]
+    for turn in range(3):
+        first = halves[turn % 2]
+        standing = Endpoint("http://a:1", 0, zone.row(first[0], first)).standing
+        standing.read(100.0 * turn + 50.0)
+        assert (standing.is_out, standing.times_out) == (turn > 0, turn)
+        standing.eject(100.0 * turn + 50.0, 30.0, 300.0)
+        assert standing.out_times == turn, "as read before: once more in a row each time"
+        zone.header[BEFORE_FIRST], zone.header[BEFORE_COUNT] = first.start, len(first)
 
 
 @pytest.mark.parametrize("region", ["leases", "buckets"])
