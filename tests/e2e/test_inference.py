@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -174,6 +175,42 @@ def test_an_engine_is_asked_for_its_load_and_forgotten_when_it_is_silent() -> No
             assert f'gateway_engine_requests{{endpoint="{endpoint.url}",state="running"}}' in gateway.metrics()
             endpoint.stop()
             until(lambda: endpoints_of(gateway)[0]["engine"] is None, "silence")
+
+
+def test_requests_that_came_by_other_ways_turn_a_pick_for_as_long_as_they_run() -> None:
+    """All go to the faster of two, unless its engine says that it has streams, which a long prompt would hold up."""
+    balance = {"policy": "llm", "engine_metrics": "/metrics"}
+    with (
+        DemoModel(engine="h100", speed=0.25) as fast,
+        DemoModel(engine="l40s", speed=0.25) as slow,
+        Gateway({"demo": {**model([fast, slow]), "balance": balance}}) as gateway,
+    ):
+        until(lambda: goes_to(gateway, [fast, slow])[1] == 0, "that the faster one is known")
+        with (
+            httpx2.Client(timeout=PATIENCE, limits=httpx2.Limits(max_connections=None)) as past,
+            ExitStack() as streams,
+        ):
+            for number in range(60):
+                call = chat(f"{number} " * 100, 100_000) | {"ignore_eos": True}
+                streams.enter_context(past.stream("POST", fast.url + CHAT, json=call))
+            until(lambda: running(gateway, fast) >= 60, "the engine's news")
+            until(lambda: goes_to(gateway, [fast, slow])[0] == 0, "that all go to the slower one")
+        until(lambda: running(gateway, fast) == 0, "the engine's rest")
+        until(lambda: goes_to(gateway, [fast, slow])[1] == 0, "that all go to the faster one again")
+
+
+def goes_to(gateway: Gateway, fleet: Sequence[DemoModel]) -> list[float]:
+    """Tokens of four prompts of 1,000, one after the other, that each one gets."""
+    before = shares(fleet)
+    with gateway.client() as client:
+        for _ in range(4):
+            ask(client, str(uuid4()) + "x" * 4000)
+    return [now - then for now, then in zip(shares(fleet), before, strict=True)]
+
+
+def running(gateway: Gateway, endpoint: DemoModel) -> int:
+    (found,) = [each["engine"] for each in endpoints_of(gateway) if each["url"] == endpoint.url]
+    return int(found["running"]) if found else -1
 
 
 def endpoints_of(gateway: Gateway) -> list[dict[str, Any]]:
