@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from bench.fleet.traces import CODE, CONVERSATION, azure
+from bench.fleet.traces import CODE, CONVERSATION, azure, mooncake
 
 TTFT = 2.0  # seconds: a request is good whose first token comes within these,
 TPOT = 0.06  # and each further one within these on average
@@ -106,6 +106,20 @@ def burst(dice: Random, seconds: float) -> list[Ask]:
     return [Ask((row.at - busiest[0].at) / 4, ((f"own {n}", row.prompt),), row.output) for n, row in enumerate(busiest)]
 
 
+def long_conversations(dice: Random, seconds: float) -> list[Ask]:
+    """A part of Mooncake's trace, 1.8 times as fast; its times are multiples of 3 s: requests are spread over these."""
+    rows, speed, size = mooncake(), 1.8, 512
+    start = dice.uniform(0.0, rows[-1].at - seconds * speed)
+    found = []
+    for number, row in enumerate(rows):
+        at = (row.at + dice.uniform(0.0, 3.0) - start) / speed
+        if 0.0 <= at < seconds:
+            whole = [(f"block {block}", size) for block in row.blocks[: row.prompt // size]]
+            rest = row.prompt - len(whole) * size
+            found.append(Ask(at, (*whole, *([(f"own {number}", rest)] if rest else [])), max(row.output, 1)))
+    return sorted(found)
+
+
 _H100 = Engine("h100")
 _A100 = Engine("a100", kv=210_000)  # half the cache for half the users of `tests/sim`
 SCENARIOS = {
@@ -115,6 +129,7 @@ SCENARIOS = {
     "tail": Scenario("heavy tail, 8 H100, 110/s", [_H100] * 8, heavy_tail),
     "sessions": Scenario("sessions, system prompts of 2,000 tokens, 8 A100", [_A100] * 8, sessions),
     "zipf": Scenario("hot prefixes by Zipf's law, 8 H100, 70/s", [_H100] * 8, zipf),
+    "mooncake": Scenario("Mooncake conversations x 1.8, 8 H100", [_H100] * 8, long_conversations),
     "burst": Scenario("burst, Azure code x 4, 8 H100", [_H100] * 8, burst),
     "fails": Scenario(
         "one of 8 H100 fails at once, 45/s", [Engine("h100", is_failing=True)] + [_H100] * 7, conversations(45.0)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
@@ -14,22 +15,39 @@ from bench.processes import Failed
 _PLACES = [folder / "shared" / "traces" for folder in Path(__file__).parents[3:]]  # a worktree lies deeper
 CONVERSATION = "AzureLLMInferenceTrace_conv.csv.gz"
 CODE = "AzureLLMInferenceTrace_code.csv.gz"
+MOONCAKE = "mooncake_conversation_trace.jsonl.gz"
 
 
 class Row(NamedTuple):
     at: float  # seconds since the first
     prompt: int  # tokens
     output: int
+    blocks: tuple[int, ...] = ()  # of 512 tokens, each named with all before it
 
 
 @cache
 def azure(name: str) -> tuple[Row, ...]:
     """Raises Failed if the trace is not there."""
+    with gzip.open(_path(name), "rb") as file:
+        return tuple(_rows(csv.DictReader(io.TextIOWrapper(file, "utf-8"))))
+
+
+@cache
+def mooncake() -> tuple[Row, ...]:
+    """Raises Failed if the trace is not there."""
+    with gzip.open(_path(MOONCAKE), "rb") as file:
+        found = [json.loads(line) for line in file]
+    return tuple(
+        Row(each["timestamp"] / 1000, each["input_length"], each["output_length"], tuple(each["hash_ids"]))
+        for each in found
+    )
+
+
+def _path(name: str) -> Path:
     path = next((place / name for place in _PLACES if (place / name).exists()), None)
     if path is None:
         raise Failed(f"needs the trace {name} in a folder shared/traces beside the project")
-    with gzip.open(path, "rb") as file:
-        return tuple(_rows(csv.DictReader(io.TextIOWrapper(file, "utf-8"))))
+    return path
 
 
 def _rows(lines: Iterable[dict[str, str]]) -> list[Row]:

@@ -13,7 +13,7 @@ from bench.fleet import report
 from bench.fleet.load import text
 from bench.fleet.peers import OURS
 from bench.fleet.report import Figures, figures, missed, quantile
-from bench.fleet.scenarios import SCENARIOS, Ask, heavy_tail, sessions, zipf
+from bench.fleet.scenarios import SCENARIOS, Ask, heavy_tail, long_conversations, sessions, zipf
 from bench.processes import Failed
 from gateway.demo.engine import BLOCK, PROFILES
 from tests.e2e.harness import DemoModel
@@ -21,7 +21,7 @@ from tests.e2e.harness import DemoModel
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("traffic", [heavy_tail, sessions, zipf])
+@pytest.mark.parametrize("traffic", [heavy_tail, sessions, zipf, long_conversations])
 def test_requests_come_in_order_within_the_time_and_are_the_same_for_one_seed(traffic) -> None:
     try:
         asks = traffic(Random(7), 10.0)
