@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 # Not here: what defines structs or models, or subclasses what is not compiled, and what is off the way of a request.
 COMPILED = (
-    "model",
+    "clock", "model",
     "core/client", "core/deadlines", "core/dispatch", "core/endpoint", "core/headers", "core/limiter", "core/load",
     "core/openlist", "core/paths", "core/pool", "core/session", "core/split", "core/standing", "core/tally",
     "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal", "core/pick/turns",
@@ -22,7 +22,7 @@ COMPILED = (
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/transform",
     "server/answer", "server/protocol", "server/target",
-    "stores/table",
+    "stores/locked", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",
     "upstream/reply", "upstream/request",
 )  # fmt: skip

@@ -20,13 +20,14 @@ NOUNS = {"model", "errors"}
 ALLOWED = {
     "model": {"errors"},
     "errors": set[str](),
+    "clock": set[str](),
     "core": NOUNS,
     "config": NOUNS | {"core"},
     "stores": NOUNS | {"core", "config"},
     "tls": NOUNS | {"core", "config"},
     "plugin": NOUNS | {"core", "config"},
-    "edge": NOUNS | {"core", "config", "stores", "plugin"},
-    "upstream": NOUNS | {"core", "config", "tls"},
+    "edge": NOUNS | {"clock", "core", "config", "stores", "plugin"},
+    "upstream": NOUNS | {"clock", "core", "config", "tls"},
     "control": NOUNS | {"core", "config", "stores", "tls"},
     "admin": NOUNS | {"core", "config", "compiled"},
     "compiled": set[str](),
@@ -36,6 +37,7 @@ ALLOWED = {
     "preflight": NOUNS | {"core", "config", "stores", "tls", "plugin", "edge", "upstream", "control", "admin"},
     "server": NOUNS
     | {
+        "clock",
         "core",
         "config",
         "stores",

@@ -10,7 +10,8 @@ _NUL: Final = 0
 _LF: Final = 10
 _CR: Final = 13
 
-_PREFIXES_KEPT: Final = 1000
+_NAMES_KEPT: Final = 1000
+_LONGEST_KEPT: Final = 64  # bytes
 
 # RFC 9110, 7.6.1, and what RFC 2616 and practice (Proxy-Connection, Keep-Alive) add. TE too: we send no trailers on.
 HOP_BY_HOP: Final = frozenset(
@@ -54,30 +55,49 @@ _PROTECTED: Final = frozenset(
 )  # fmt: skip
 
 
-class _Prefixes(dict[bytes, bytes]):
-    """What comes before a field's value, by its name: the end of the line before it, the name and a colon."""
+class Lines:
+    """Writes fields as lines, each behind the end of the line before it, but for those whose names are `gone`."""
 
-    def __missing__(self, name: bytes) -> bytes:
+    __slots__ = ("gone", "known")
+
+    def __init__(self, gone: frozenset[bytes] = frozenset()) -> None:
+        self.gone = gone
+        self.known: dict[bytes, bytes] = {}  # what comes before a field's value, by its name
+
+    def pieces(self, headers: list[Header]) -> list[bytes]:
+        """The lines in pieces to be joined. Raises ValueError for a name that would end its line."""
+        known = self.known
+        parts: list[bytes] = []
+        for name, value in headers:
+            prefix = known.get(name)
+            if prefix is None:
+                if name in self.gone:
+                    continue
+                prefix = self._prefix(name)
+            parts.append(prefix)
+            parts.append(value)
+        return parts
+
+    def _prefix(self, name: bytes) -> bytes:
         if _LF in name or _CR in name or _NUL in name:
             raise ValueError("a field's name contains a control character")
         prefix = b"\r\n%b: " % name
-        if len(self) < _PREFIXES_KEPT:  # beyond that, names are somebody's inventions
-            self[name] = prefix
+        if len(self.known) < _NAMES_KEPT and len(name) < _LONGEST_KEPT:  # beyond that, names are inventions
+            self.known[name] = prefix
         return prefix
 
 
-_PREFIXES: Final = _Prefixes()
+class LowerCase(dict[bytes, bytes]):
+    """A field's name in lower case, one object for each: its hash is worked out once, not at every look."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        if len(self) < _NAMES_KEPT and len(name) < _LONGEST_KEPT:
+            lower = self[name] = self.setdefault(lower, lower)
+        return lower
 
 
-def pieces(headers: Iterable[Header]) -> list[bytes]:
-    """The fields as text in pieces to be joined, each behind the end of the line before it. Raises ValueError for a
-    name that would end the line."""
-    prefixes = _PREFIXES
-    parts = []
-    for name, value in headers:
-        parts.append(prefixes[name])
-        parts.append(value)
-    return parts
+NAMES: Final = LowerCase()
 
 
 def serialise(headers: Iterable[Header]) -> bytes:
@@ -85,10 +105,10 @@ def serialise(headers: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-def is_broken(headers: Iterable[Header]) -> bool:
+def is_broken(pieces: list[bytes]) -> bool:
     """Whether a control character in a value would end its line early. All of them at once: three looks."""
-    text = b"".join([value for _, value in headers])
-    return _LF in text or _CR in text or _NUL in text
+    values = b"".join(pieces[1::2])
+    return _LF in values or _CR in values or _NUL in values
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:

@@ -33,7 +33,7 @@ class Fields:
         self.policy = (b"ratelimit-policy", ", ".join(policies).encode())
         self.members = [f'"{name}";r=%d;t=%d'.encode() for name in names]
         self.units = [self._unit(unit, limits) for unit in dict.fromkeys(unit for _, unit in limits)]
-        self.only = (self.limits[0], self.members[0], self.units[0]) if len(limits) == 1 else None
+        self.is_one = len(limits) == 1
 
     @staticmethod
     def _unit(unit: str, limits: Sequence[tuple[Limit, str]]) -> _Unit:
@@ -44,19 +44,20 @@ class Fields:
 
     def admitted(self, debts: Sequence[int]) -> list[Header]:
         """For an answer to a request that has been admitted, leaving the buckets with these debts (nanoseconds)."""
-        if self.only is not None:
+        if self.is_one:
             debt = debts[0]
-            return self._only(debt, (debt + SECOND - 1) // SECOND, *self.only)
+            return self._only(debt, (debt + SECOND - 1) // SECOND)
         return self._all(debts, [(debt + SECOND - 1) // SECOND for debt in debts])
 
     def refused(self, debts: Sequence[int], resets: Sequence[int]) -> list[Header]:
         """For a refusal. `resets` are seconds: a refusing limit's is its Retry-After, as the draft asks."""
-        if self.only is not None:
-            return self._only(debts[0], resets[0], *self.only)
+        if self.is_one:
+            return self._only(debts[0], resets[0])
         return self._all(debts, resets)
 
-    def _only(self, debt: int, reset: int, limit: Limit, member: bytes, unit: _Unit) -> list[Header]:
+    def _only(self, debt: int, reset: int) -> list[Header]:
         """What nearly every route has: one limit."""
+        limit, member, unit = self.limits[0], self.members[0], self.units[0]
         left = (limit.window - debt) // limit.price if debt < limit.window else 0
         return [
             self.policy,

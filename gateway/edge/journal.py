@@ -30,7 +30,11 @@ BATCH_LINES: Final = 512  # about 256 KiB; waking the writer costs as much as ma
 BATCH_SECONDS: Final = 0.1
 WAITING_BYTES: Final = 4 * 2**20  # some 8,000 lines: what a disk may be late before lines are dropped
 # What is kept of others' words, in bytes or characters: with each of them escaped to two, a line is under ATOMIC_BYTES.
-_PATH, _HOST, _AGENT, _ID, _NAME = 900, 255, 200, 128, 64
+_PATH: Final = 900
+_HOST: Final = 255
+_AGENT: Final = 200
+_ID: Final = 128
+_NAME: Final = 64
 
 
 _MILLIS: Final = tuple(f"{milli:03d}Z" for milli in range(1000))

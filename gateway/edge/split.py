@@ -1,10 +1,10 @@
 """Which version, and so which pool, serves the request: the one the client named, its session's, or a share."""
 
 from random import Random
-from time import monotonic
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.clock import monotonic
 from gateway.core.pool import Pool
 from gateway.core.snapshot import Route
 from gateway.errors import Forbidden, VersionNotFound

@@ -18,6 +18,7 @@ from gateway.config.settings import LimitSettings
 from gateway.edge.quota import Bundle, Clock, Quota, Taken
 from gateway.edge.usage import Usage, estimate
 from gateway.model import Exchange
+from gateway.stores.locked import LockedTable
 
 
 class Throttle:
@@ -38,6 +39,8 @@ class Throttle:
     ) -> None:
         self.app = app
         self.store = store
+        # Of `shared://`, where most requests' buckets are: compiled, unlike the storage in front of it.
+        self.table: LockedTable | None = getattr(store, "locked", None)
         self.clock = clock
         self.rng = rng or Random()
         tag = None if len({each.per for each in limits}) == 1 else model
@@ -56,7 +59,9 @@ class Throttle:
             return
         for bundle in self.bundles:
             places = [quota.place(exchange, scope) for quota in bundle.quotas]
-            if self.store.is_remote:
+            if self.table is not None:
+                debts: Sequence[int] = self.table.take(places, bundle.prices, bundle.windows, self.clock())
+            elif self.store.is_remote:
                 taken = await self._ask(bundle, places, bundle.prices, scope)
                 debts = taken.debts
             else:

@@ -10,11 +10,11 @@ import logging
 import os
 import socket
 import struct
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.clock import monotonic
 from gateway.core.deadlines import NEVER
-from gateway.core.headers import get, is_broken, pieces
+from gateway.core.headers import Lines, get, is_broken
 from gateway.errors import ClientLeft, GatewayError
 from gateway.model import Exchange, Header
 
@@ -33,6 +33,7 @@ _STATUS_LINES: Final = {
 _BODILESS: Final = frozenset((204, 304))
 _OURS: Final = frozenset((b"transfer-encoding", b"connection", b"keep-alive"))  # of the fields that an app may give
 _NOTABLE: Final = _OURS | {b"content-length", b"date"}
+_LINES: Final = Lines()
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -262,9 +263,9 @@ class Answer:
         self.is_empty = status in _BODILESS or self.scope["method"] == "HEAD"
         if status == 204 and declared is not None:  # RFC 9110, 8.6
             headers = [header for header in headers if header[0] != b"content-length"]
-        if is_broken(headers):  # by a plugin or an upstream
+        fields = _LINES.pieces(headers)
+        if is_broken(fields):  # by a plugin or an upstream
             raise RuntimeError("a header field of the answer contains a control character")
-        fields = pieces(headers)
         ending = self._frame_as(declared, length)  # last: an error may yet take the place of a head that cannot be
         return b"".join([_STATUS_LINES[status], *fields, *ending, b"\r\n\r\n"])
 

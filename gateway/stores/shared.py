@@ -1,13 +1,6 @@
 """`shared://`: token buckets in memory that all processes of one machine share. Exact over all of them, no server.
 
-The region is a piece of the zone (a memfd mapped before the fork). A POSIX byte-range lock on the first byte of a set
-guards it; a request with several limits locks their sets in ascending order, which cannot deadlock, and unlocks them
-by one call. The kernel releases a lock when its holder dies, and a half-done write leaves a bucket too empty at worst
-(`table.py`).
-
-POSIX locks belong to a process: they keep out other processes, not other threads of the same, and closing *any*
-descriptor of the memfd in a process releases all it holds. So one thread per process decides, which is the event
-loop's, and nothing is closed while it does.
+The region is a piece of the zone (a memfd mapped before the fork), and `locked.py` guards it.
 """
 
 import os
@@ -18,14 +11,14 @@ from limits.storage import Storage
 
 from gateway.core.limiter import LONGEST
 from gateway.stores.buckets import TokenBucketSupport
+from gateway.stores.locked import LockedTable
 from gateway.stores.table import BucketTable, Place, size_of
 
 __all__ = ["SharedBuckets", "size_of"]
 
 
 class SharedBuckets(Storage, TokenBucketSupport):
-    """Buckets in `buffer`, which starts at `offset` of the file `fd` that all processes have mapped. Blocks only for as
-    long as another process is inside the same set (about a microsecond)."""
+    """Buckets in `buffer`, which starts at `offset` of the file `fd` that all processes have mapped."""
 
     STORAGE_SCHEME = ["shared"]  # noqa: RUF012  a scheme of our own: it replaces none of the package's
 
@@ -38,35 +31,16 @@ class SharedBuckets(Storage, TokenBucketSupport):
             self.table = BucketTable(buffer)
         finally:
             lockf(fd, LOCK_UN, 1, offset)
+        self.locked = LockedTable(self.table, fd, offset)
 
     def place(self, key: str, tag: str = "") -> Place:
         return self.table.place(key)
 
     def take(self, places: Sequence[Place], prices: Sequence[int], windows: Sequence[int], now: int) -> list[int]:
-        fd, offset = self.fd, self.offset
-        if len(places) == 1:
-            place = places[0]
-            byte = offset + place.byte
-            lockf(fd, LOCK_EX, 1, byte)
-            try:
-                return [self.table.take_one(place, prices[0], windows[0], now)]
-            finally:
-                lockf(fd, LOCK_UN, 1, byte)
-        held = sorted({place.byte for place in places})
-        try:
-            for byte in held:
-                lockf(fd, LOCK_EX, 1, offset + byte)
-            return self.table.take(places, prices, windows, now)
-        finally:
-            lockf(fd, LOCK_UN, held[-1] - held[0] + 1, offset + held[0])
+        return self.locked.take(places, prices, windows, now)
 
     def settle(self, place: Place, correction: int, now: int) -> None:
-        byte = self.offset + place.byte
-        lockf(self.fd, LOCK_EX, 1, byte)
-        try:
-            self.table.settle(place, correction, now)
-        finally:
-            lockf(self.fd, LOCK_UN, 1, byte)
+        self.locked.settle(place, correction, now)
 
     def debt(self, place: Place, now: int) -> int:
         return self.table.debt(place, now)  # one cell is read: nothing to tear

@@ -60,6 +60,13 @@ class AlertingObject(ssl.SSLObject):
             self._failure = ssl.SSLError(ssl.SSL_ERROR_ZERO_RETURN, "the connection was for a validation")
             raise ssl.SSLWantReadError
 
+    def shorten(self) -> None:
+        """What is called for each record leads straight to OpenSSL: `SSLObject`'s own methods only hand it on. Not for
+        an object that may yet begin on another context."""
+        native: Any = self._sslobj
+        own: Any = self
+        own.read, own.write, own.pending = native.read, native.write, native.pending
+
     def _begin(self, choose: "Choose") -> None:
         """Look at the ClientHello, and leave it to the context that it calls for. Raises SSLWantReadError until all of
         it is there."""
@@ -107,6 +114,8 @@ class AlertingContext(ssl.SSLContext):
             tls.incoming, tls.outgoing = incoming, outgoing
             tls.tally = self.tally
             tls.choose = self.choose
+            if self.choose is None:
+                tls.shorten()
         return tls
 
 

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic, time
+from time import time
 from typing import Final, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.clock import monotonic
 from gateway.config.settings import Timeouts
 from gateway.core.endpoint import Endpoint
-from gateway.core.headers import HOP_BY_HOP, get_all, nominated
+from gateway.core.headers import HOP_BY_HOP, get_all, nominated, without
 from gateway.core.retry import asked_pause
 from gateway.core.timeouts import reduced
 from gateway.errors import ClientLeft, ConnectTimeout, DeadlineExceeded, GatewayError, UpstreamUnwilling
@@ -249,7 +250,7 @@ def passed_back(reply: Reply) -> list[Header]:
     is_repeated = len(reply.fields) != len(headers)
     if is_repeated or reply.fields.get(b"connection", b"close").lower() not in (b"keep-alive", b"close"):
         dropped = _NOT_PASSED_BACK | nominated(get_all(headers, b"connection"))
-    kept = [header for header in headers if header[0] not in dropped]
+    kept = without(headers, dropped)
     kept.append(_VIA)
     return kept
 

@@ -5,9 +5,9 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 """
 
 import asyncio
-from time import monotonic
 from typing import Any, Final, cast
 
+from gateway.clock import monotonic
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.errors import (
     ClientLeft,

@@ -2,9 +2,9 @@
 
 import asyncio
 import ssl
-from time import monotonic
 from typing import Final
 
+from gateway.clock import monotonic
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
 from gateway.errors import ConnectFailed, ConnectTimeout, UpstreamUntrusted

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable
 from math import ceil, inf
 from random import Random
-from time import monotonic
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.clock import monotonic
 from gateway.core.ejection import Ejected
 from gateway.core.endpoint import Endpoint, Lease
 from gateway.core.retry import cause_of

@@ -8,12 +8,13 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gateway.core.headers import ADDRESS_CLAIMS, HOP_BY_HOP, REPLACED_UPSTREAM, get_all, pieces, spellings
+from gateway.core.headers import ADDRESS_CLAIMS, HOP_BY_HOP, REPLACED_UPSTREAM, Lines, get_all, spellings
 from gateway.model import Exchange, Header
 from gateway.upstream.connections import Connections
 
 _DROPPED_OF_TRUSTED: Final = spellings(HOP_BY_HOP | REPLACED_UPSTREAM)
-_DROPPED: Final = _DROPPED_OF_TRUSTED | spellings(ADDRESS_CLAIMS)
+_LINES_OF_TRUSTED: Final = Lines(_DROPPED_OF_TRUSTED)
+_LINES: Final = Lines(_DROPPED_OF_TRUSTED | spellings(ADDRESS_CLAIMS))
 _BODY_METHODS: Final = frozenset(("POST", "PUT", "PATCH"))
 UNKNOWN_LENGTH: Final = -1
 
@@ -24,8 +25,7 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
     query: bytes = scope["query_string"]
     headers: list[Header] = scope["headers"]
     host = exchange.fields.get(b"host", b"")
-    dropped = _DROPPED_OF_TRUSTED if exchange.is_trusted else _DROPPED
-    kept = [header for header in headers if header[0] not in dropped]
+    lines = _LINES_OF_TRUSTED if exchange.is_trusted else _LINES
     if length == UNKNOWN_LENGTH:
         framing = b"\r\ntransfer-encoding: chunked"
     elif length or method in _BODY_METHODS:
@@ -42,7 +42,7 @@ def compose(scope: Scope, exchange: Exchange, connections: Connections, length: 
             query,
             b" HTTP/1.1",
             b"\r\nhost: %b" % host if is_host_kept and host else connections.host_line,
-            *pieces(kept),
+            *lines.pieces(headers),
             framing,
             *_provenance(scope, exchange, host),
         ]

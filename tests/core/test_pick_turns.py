@@ -90,5 +90,14 @@ def test_a_rotation_finds_every_least_value_once_a_round(values: list[int], seed
         assert sorted(rotation.least(values, dice) for _ in least) == least
 
 
+@given(rounds=st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), max_size=6), seed=st.integers(0, 10**6))
+def test_the_idlest_endpoint_is_the_one_of_the_least_value(rounds: list[list[int]], seed: int) -> None:
+    pool, by_value, by_endpoint = make_pool(4), Rotation(), Rotation()
+    for values in rounds:
+        for endpoint, value in zip(pool, values, strict=True):
+            endpoint.pending = value
+        assert by_endpoint.idlest(pool, Random(seed)) is pool[by_value.least(values, Random(seed))]
+
+
 def test_rotations_do_not_all_begin_with_the_first() -> None:
     assert {Rotation().least([0] * 4, Random(seed)) for seed in range(50)} == {0, 1, 2, 3}

@@ -24,7 +24,7 @@ class LeastConnections:
     def pick(self, candidates: Sequence[Endpoint], key: bytes, now: float, rng: Random) -> Endpoint:
         if now >= self._loads.due:
             self._loads.refresh(now)
-        return candidates[self._rotation.least([endpoint.pending for endpoint in candidates], rng)]
+        return self._rotation.idlest(candidates, rng)
 
 
 class WeightedLeastConnections:
@@ -46,7 +46,7 @@ class WeightedLeastConnections:
         if now >= self._loads.due:
             self._loads.refresh(now)
         if self._is_even:
-            return candidates[self._rotation.least([endpoint.pending for endpoint in candidates], rng)]
+            return self._rotation.idlest(candidates, rng)
         # A quotient, not a product with the inverse: equal fractions must be equal floats.
         loads = [endpoint.pending / endpoint.weight for endpoint in candidates]
         least = min(loads)

@@ -36,17 +36,36 @@ class Rotation:
 
     def least(self, values: Sequence[float], rng: Random) -> int:
         """Index of the least of `values`, which are not empty."""
-        if self._next < 0:
-            self._next = int(rng.random() * len(values))
         value = min(values)
         found = values.index(value)
-        if found < self._next and values.count(value) > 1:
+        start = self.start(len(values), rng)
+        if found < start and values.count(value) > 1:
             try:
-                found = values.index(value, self._next)
+                found = values.index(value, start)
             except ValueError:
                 pass  # none further on: round again
         self._next = found + 1
         return found
+
+    def idlest(self, candidates: Sequence[Endpoint], rng: Random) -> Endpoint:
+        """The one with the fewest requests in flight: `least` of `pending`, in one pass."""
+        start = self.start(len(candidates), rng)
+        best = candidates[0]
+        least = best.pending
+        found = 0
+        for index, endpoint in enumerate(candidates):
+            pending = endpoint.pending
+            # In front of the start the first of equals is found, from it on the next: two searches in one.
+            if pending < least or (found < start <= index and pending == least):
+                best, least, found = endpoint, pending, index
+        self._next = found + 1
+        return best
+
+    def start(self, count: int, rng: Random) -> int:
+        """Where the search among so many begins."""
+        if self._next < 0:
+            self._next = int(rng.random() * count)
+        return self._next
 
 
 class RoundRobin:
