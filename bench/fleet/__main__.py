@@ -33,7 +33,8 @@ def main() -> int:
         place = site.make(Path(folder))
         for name in options.scenarios:
             try:
-                found[name] = play(SCENARIOS[name], list(versions), place, options)
+                names = [peer for peer in versions if not PEERS[peer].only or name in PEERS[peer].only]
+                found[name] = play(SCENARIOS[name], names, place, options)
             except Failed as failure:
                 lines.append(f"{name}: NOT MEASURED: {failure}")
                 continue

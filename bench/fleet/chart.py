@@ -5,10 +5,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.fleet.peers import OURS
+from bench.fleet.peers import OURS, QUEUED
 from bench.fleet.report import Figures
 
-_OURS, _OTHERS = "#2a7f62", ("#b8bfc6", "#98a1ab", "#c9a66b", "#8fa8c8", "#6f8fb5", "#a58fb5", "#d0b8a0")
+_OWN = {OURS: "#2a7f62", QUEUED: "#7cc3a2"}
+_OTHERS = ("#b8bfc6", "#98a1ab", "#c9a66b", "#8fa8c8", "#6f8fb5", "#a58fb5", "#d0b8a0")
 
 
 def draw(path: Path, found: Mapping[str, Mapping[str, Figures]]) -> None:
@@ -19,7 +20,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Figures]]) -> None:
     width = 0.85 / len(names)
     others = iter(_OTHERS * 2)
     for place, name in enumerate(names):
-        colour = _OURS if name == OURS else next(others)
+        colour = _OWN.get(name) or next(others)
         at = [index - 0.425 + (place + 0.5) * width for index, each in enumerate(found.values()) if name in each]
         there = [each[name] for each in found.values() if name in each]
         above.bar(at, [each.goodput for each in there], width, color=colour, label=name)

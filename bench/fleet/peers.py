@@ -12,6 +12,7 @@ from bench.processes import Running, ended, free_ports
 from bench.render import render, render_file
 
 OURS = "gateway, llm"
+QUEUED = "gateway, llm, late binding"
 
 
 class Peer(NamedTuple):
@@ -20,6 +21,7 @@ class Peer(NamedTuple):
     program: str
     policy: str  # in the words of its configuration
     template: str = ""
+    only: tuple[str, ...] = ()  # the scenarios that it is for; (): all
 
     @property
     def is_tls(self) -> bool:
@@ -39,6 +41,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
 }
 PEERS = {
     OURS: Peer("gateway", "llm", "gateway.yaml"),
+    QUEUED: Peer("gateway", "llm", "gateway-queue.yaml", ("burst",)),
     "nginx, least_conn": Peer("nginx", "least_conn", "nginx.conf"),
     "nginx, random two": Peer("nginx", "random two least_conn", "nginx.conf"),
     "haproxy, leastconn": Peer("haproxy", "leastconn", "haproxy.cfg"),

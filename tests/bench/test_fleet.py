@@ -11,7 +11,7 @@ import pytest
 
 from bench.fleet import report
 from bench.fleet.load import text
-from bench.fleet.peers import OURS
+from bench.fleet.peers import OURS, PEERS, QUEUED
 from bench.fleet.report import Figures, figures, missed, quantile
 from bench.fleet.scenarios import SCENARIOS, Ask, heavy_tail, long_conversations, sessions, zipf
 from bench.processes import Failed
@@ -80,6 +80,11 @@ def test_ours_is_to_be_the_best_or_as_good_and_speed_for_few_is_no_rival() -> No
     assert len(missed("x", {OURS: figure(0.90, 1.0), "a": figure(1.0, 1.0)})) == 1
     assert len(missed("x", {OURS: figure(1.0, 1.5), "a": figure(1.0, 1.0)})) == 1
     assert missed("x", {OURS: figure(1.0, 1.0)}) == []
+    assert missed("x", {OURS: figure(0.6, 1.0), QUEUED: figure(0.9, 1.0), "a": figure(0.7, 1.0)}) == []
+
+
+def test_what_is_for_some_scenarios_is_for_scenarios_that_there_are() -> None:
+    assert {name for peer in PEERS.values() for name in peer.only} <= SCENARIOS.keys()
 
 
 def test_what_was_measured_before_is_kept_if_it_was_measured_alike(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from bench.fleet.load import text
-from bench.fleet.peers import OURS
+from bench.fleet.peers import OURS, QUEUED
 from bench.fleet.scenarios import SCENARIOS, Ask, Scenario
 from gateway.core.pool import Pool
 from gateway.core.prompt import chain_of
@@ -22,6 +22,7 @@ PROFILES = {"h100": H100, "a100": A100, "l40s": L40S}
 # Who does what in the simulator. vllm-router's `cache_aware` is left out: it has not SGLang's numbers.
 POLICIES = {
     OURS: "llm",
+    QUEUED: "llm + queue",
     "nginx, least_conn": "least_connections",
     "haproxy, leastconn": "least_connections",
     "nginx, random two": "two_choices",
@@ -51,8 +52,9 @@ def request(ask: Ask) -> Request:
 
 def simulated(scenario: Scenario, policy: str, seed: int, seconds: float) -> float:
     """Goodput."""
-    world = World(profiles(scenario), policy, seed, block=BLOCK)
-    if policy != "llm":  # the others leave nobody out
+    kind, _, late = policy.partition(" + ")
+    world = World(profiles(scenario), kind, seed, block=BLOCK, is_late=bool(late))
+    if kind != "llm":  # the others leave nobody out
         world.pool = Pool("m", "v", world.endpoints, world.pool.policy, ("m", None))
     world.run([(ask.at, request(ask)) for ask in scenario.traffic(Random(seed), seconds)])
     return figures(world).goodput
