@@ -89,7 +89,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_lingering = False
         self.waited = 0.0  # seconds of this period in which answers waited for the client: see `_on_stalled`
         self.waiting_since = 0.0
-        self.taken = 0  # bytes that the client had taken when the period began
+        self.taken: int | None = 0  # bytes that the client had taken when the period began; None: it is yet to
         self.is_begun = False  # a request is, with its first byte
         self.is_head_done = False
         self.is_chunked = False  # the body under way is
@@ -158,8 +158,7 @@ class EdgeProtocol(asyncio.Protocol):
         """A half-closed connection counts as closed: over TLS it cannot be told apart. What was written may be on its
         way still."""
         self.closing = self.is_lingering = True
-        self._wait_for_taker()
-        self.deadline = self.waiting_since + _LINGER
+        self._linger(_LINGER)
 
     def data_received(self, data: bytes) -> None:
         if self.closing or not data:
@@ -332,6 +331,13 @@ class EdgeProtocol(asyncio.Protocol):
         self.waiting_since = monotonic()
         self.deadline = self.waiting_since + self.limits.write_idle - self.waited
 
+    def _linger(self, seconds: float) -> None:
+        """Nearly every client has closed by then: only of one that has not is it of interest what it takes."""
+        if not self.is_paused and not self.waited:
+            self.taken = None
+        self.waiting_since = monotonic()
+        self.deadline = self.waiting_since + seconds
+
     def _on_stalled(self, now: float) -> None:
         """When bytes have waited for `write_idle`, all pauses together (time in which a model server was slow is none
         of them), a client that took nothing meanwhile, or less than `write_rate` asks, is cut off. One that has all and
@@ -339,7 +345,10 @@ class EdgeProtocol(asyncio.Protocol):
         if self.is_lingering and has_taken_all(self.transport):
             return self.transport.abort()
         waited = self.waited + now - self.waiting_since
-        if waited >= self.limits.write_idle:
+        if self.taken is None:
+            self.taken = taken_of(self.transport)
+            self.waiting_since = now
+        elif waited >= self.limits.write_idle:
             taken = taken_of(self.transport) - self.taken
             if taken <= 0 or taken < self.limits.write_rate * waited:
                 return self.transport.abort()
@@ -560,8 +569,7 @@ class EdgeProtocol(asyncio.Protocol):
         if transport.is_closing():
             return
         self.is_lingering = True
-        self._wait_for_taker()
-        self.deadline = self.waiting_since + linger
+        self._linger(linger)
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
