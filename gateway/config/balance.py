@@ -14,7 +14,7 @@ class StickySettings(Strict):
     """A client's requests go to one endpoint, as long as that one is there."""
 
     cookie: CookieName = setting("gw_session", "The cookie that holds the choice, signed.")
-    ttl: Positive = setting("1h", "How long a choice lasts.")
+    ttl: Positive = setting("1h", "How long a choice lasts; it may end by 1/64 of that earlier.")
 
 
 class HashPart(Strict):

@@ -90,19 +90,26 @@ class Book:
 class _Signer:
     """One secret, for one model."""
 
-    __slots__ = ("endpoints", "mac_key", "name_key", "versions")
+    __slots__ = ("endpoints", "mac_key", "name_key", "names", "versions")
 
     def __init__(self, secret: bytes, model: str, endpoints: Mapping[str, Iterable[str]]) -> None:
         root = blake2b(secret, digest_size=64, person=b"gateway.sessions").digest()
         self.mac_key = blake2b(model.encode(), key=root, digest_size=32, person=b"mac").digest()
         self.name_key = blake2b(model.encode(), key=root, digest_size=32, person=b"name").digest()
-        self.versions = {self._digest(version): version for version in endpoints}
-        self.endpoints = {
-            (version, self._digest(version, url)): url for version, urls in endpoints.items() for url in urls
-        }
+        self.versions: dict[bytes, str] = {}
+        self.endpoints: dict[tuple[str, bytes], str] = {}
+        self.names: dict[tuple[str, str], bytes] = {}  # the digests of version and endpoint, as a token has them
+        for version, urls in endpoints.items():
+            arm = self._digest(version)
+            self.versions[arm] = version
+            for url in urls:
+                endpoint = self._digest(version, url)
+                self.endpoints[version, endpoint] = url
+                self.names[version, url] = arm + endpoint
 
     def seal(self, version: str, url: str, expires: int) -> bytes:
-        payload = expires.to_bytes(4, "big") + self._digest(version) + self._digest(version, url)
+        names = self.names.get((version, url)) or self._digest(version) + self._digest(version, url)
+        payload = expires.to_bytes(4, "big") + names
         return binascii.b2a_base64(payload + self._mac(payload), newline=False).translate(_TO_URLSAFE)
 
     def may_trust(self, raw: bytes) -> bool:

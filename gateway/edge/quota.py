@@ -33,11 +33,15 @@ class Quota:
         self.unit = settings.unit
         self.settings = settings
         self.model = model
+        # The bucket's name, in the form that the `limits` package gives to its keys: but for the caller, made once.
+        self._before, _, self._after = self.item.key_for(
+            model, settings.per, self.unit, "\0", self.limit.burst
+        ).partition("\0")
         self.place = Places(settings.per, lambda who: store.place(self.key(who), tag or self.key(who)))
 
     def key(self, who: str) -> str:
-        """The bucket's name, in the form that the `limits` package gives to its keys."""
-        return self.item.key_for(self.model, self.settings.per, self.unit, who, self.limit.burst)
+        """The name of a caller's bucket."""
+        return f"{self._before}{who}{self._after}"
 
     def __repr__(self) -> str:
         return (

@@ -22,6 +22,9 @@ from gateway.model import Exchange, Header
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # a token (RFC 9110, 5.6.2)
 _COOKIE: Final = frozenset((b"cookie",))
 _REMEMBERED: Final = 4096  # Cookie fields whose session is kept, forgotten all at once when there are more
+_GRAINS: Final = (
+    64  # of a ttl: sessions end at a whole one, up to 1/64 early, so that one token serves many new clients
+)
 _LONGEST: Final = 1024  # bytes of a Cookie field that is remembered, so that all of them take 4 MiB at most
 
 
@@ -63,6 +66,7 @@ class Stick:
         self.app = app
         self.name = settings.cookie.encode()
         self.ttl = settings.ttl
+        self.grain = max(1, int(self.ttl) // _GRAINS)
         self.pools = pools
         self.book = sessions.of(model, {version: [e.url for e in pool.endpoints] for version, pool in pools.items()})
         self.pools = pools
@@ -158,15 +162,20 @@ class Stick:
             return None
         is_plain = scope["scheme"] == "http"
         if visit.jar:
-            return self.field(pool.version, endpoint, now, visit.jar, is_plain=is_plain)
-        issued = self.issued.get(endpoint)  # a new client's token says endpoint and second, and no more
-        if issued is None or issued[0] != int(now) or issued[1] != pool.version or issued[2] != is_plain:
-            field = self.field(pool.version, endpoint, now, b"", is_plain=is_plain)
-            issued = self.issued[endpoint] = int(now), pool.version, is_plain, field
+            return self.field(pool.version, endpoint, self.end(now), visit.jar, is_plain=is_plain)
+        end = self.end(now)
+        issued = self.issued.get(endpoint)  # a new client's token says where and until when, and no more
+        if issued is None or issued[0] != end or issued[1] != pool.version or issued[2] != is_plain:
+            field = self.field(pool.version, endpoint, end, b"", is_plain=is_plain)
+            issued = self.issued[endpoint] = end, pool.version, is_plain, field
         return issued[3]
 
-    def field(self, version: str, endpoint: Endpoint, now: float, jar: bytes, *, is_plain: bool) -> Header:
-        value = self.book.seal(version, endpoint.url, int(now) + self.ttl, jar)
+    def end(self, now: float) -> int:
+        """When a session that begins now ends, in seconds since the epoch."""
+        return int(now + self.ttl) // self.grain * self.grain
+
+    def field(self, version: str, endpoint: Endpoint, end: int, jar: bytes, *, is_plain: bool) -> Header:
+        value = self.book.seal(version, endpoint.url, end, jar)
         secure = b"" if is_plain else b"; Secure"
         return b"set-cookie", b"%b=%b%b%b" % (self.name, value, self.attributes, secure)
 

@@ -143,25 +143,35 @@ def test_a_session_moves_with_a_new_cookie_when_its_endpoint_fails(state: Health
 def test_a_session_is_renewed_when_half_its_time_is_over() -> None:
     place = Place()
     cookie = place.session("v1", 1)
-    place.now += TTL / 2
+    place.now += TTL * (1 / 2 - 1 / 64)
     assert place.visit(cookie)[1] is None
-    place.now += 1
+    place.now += TTL / 64 + 1
     exchange, renewed = place.visit(cookie)
     assert exchange.endpoint is place.endpoints[1]
     assert renewed is not None
-    place.now += TTL - 1
+    place.now += TTL * (1 - 1 / 64)
     assert place.visit(renewed.partition(";")[0])[0].endpoint is place.endpoints[1]
     assert place.visit(cookie)[0].endpoint is place.endpoints[0], "the old one has expired, remembered or not"
+
+
+def test_one_token_serves_the_new_clients_of_an_endpoint_for_a_64th_of_the_ttl() -> None:
+    place = Place()
+    place.now = TTL * 1000
+    tokens = []
+    for _ in range(8):
+        place.now += TTL / 64 / 4
+        tokens.append(place.session("v1", 1))
+    assert [tokens.count(token) for token in dict.fromkeys(tokens)] == [3, 4, 1]
 
 
 def test_a_draining_endpoints_sessions_end_within_their_ttl() -> None:
     place = Place()
     cookie = place.session("v1", 1)
     place.health[1] = Health.DRAINING
-    place.now += TTL - 1
+    place.now += TTL * (1 - 1 / 64) - 1
     exchange, renewed = place.visit(cookie)
     assert (exchange.endpoint, renewed) == (place.endpoints[1], None)
-    place.now += 1
+    place.now += TTL / 64 + 1
     assert place.visit(cookie)[0].endpoint is place.endpoints[0]
 
 
