@@ -46,6 +46,8 @@ class Client:
             return 0, 0.0, time.monotonic() - began
 
     async def _ask(self, body: bytes, began: float) -> Result:
+        while self.idle and self.idle[-1][0].at_eof():
+            self.idle.pop()[1].close()  # idle for too long, as the other side has it
         if self.idle:
             reader, writer = self.idle.pop()
         else:
