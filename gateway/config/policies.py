@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 from gateway.config.balance import BalanceSettings, StickySettings
 from gateway.config.names import (
+    CertificateField,
     FieldMap,
     FieldName,
     Host,
@@ -305,7 +306,7 @@ class ModelDefaults(Strict):
     upstream_tls: UpstreamTLS = setting({}, "How `https://` endpoints are proved, and the gateway to them.")
     upstream_auth: UpstreamAuth | None = setting(None, "The model server's own key; null: none is sent.")
     pass_credentials: bool = setting(False, "Send the caller's credential on to the model server, as it came.")
-    pass_certificate: list[Literal["client-cert", "x-client-cert", "x-forwarded-client-cert"]] = setting(
+    pass_certificate: list[CertificateField] = setting(
         [], "Headers that tell the model server of the caller's TLS certificate; a client's own never pass."
     )
     retry: RetrySettings = setting({}, "Another attempt where the first one failed and may be repeated.")

@@ -121,6 +121,10 @@ def certificates_have_cas(settings: Settings) -> Iterator[Finding]:
         if rule.ca not in entries:
             known = ", ".join(entries) or "none"
             yield Finding(("auth", "mtls", index, "ca"), f"tls.client_ca has no {rule.ca!r}; it has {known}", (at,))
+    for name, model in settings.models.items():
+        if "client-cert-chain" in model.pass_certificate and "client-cert" not in model.pass_certificate:
+            message = "`client-cert-chain` needs `client-cert` (RFC 9440, 2.3)"
+            yield Finding(("models", name, "pass_certificate"), message)
     if not entries:
         for name, model in settings.models.items():
             if "mtls" in model.auth:

@@ -20,6 +20,7 @@ class ClientCertificate:
     issuer: str
     serial: int
     not_after: float  # seconds since 1970
+    chain: tuple[bytes, ...] = ()  # DER of what the client sent behind it
 
 
 @dataclass(frozen=True, slots=True)

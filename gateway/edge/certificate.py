@@ -105,13 +105,19 @@ class PassCertificate:
             for field in self._fields:
                 if field not in told:
                     told[field] = _WRITERS[field](peer.certificate)
-            scope["headers"] = [*scope["headers"], *((field, told[field]) for field in self._fields)]
+            fields = [(field, told[field]) for field in self._fields if told[field]]
+            scope["headers"] = [*scope["headers"], *fields]
         await self.app(scope, receive, send)
 
 
 def _as_bytes(certificate: ClientCertificate) -> bytes:
     """RFC 9440, 2.1."""
     return b":" + b64encode(certificate.der) + b":"
+
+
+def _as_chain(certificate: ClientCertificate) -> bytes:
+    """RFC 9440, 2.2; b"" if there is none, and so no such field."""
+    return b", ".join(b":" + b64encode(each) + b":" for each in certificate.chain)
 
 
 def _as_pem(certificate: ClientCertificate) -> bytes:
@@ -137,6 +143,7 @@ def _quoted(text: str) -> str:
 
 _WRITERS: dict[bytes, Callable[[ClientCertificate], bytes]] = {
     b"client-cert": _as_bytes,
+    b"client-cert-chain": _as_chain,
     b"x-client-cert": _as_pem,
     b"x-forwarded-client-cert": _as_facts,
 }

@@ -4,6 +4,7 @@ OpenSSL verifies them, in the handshake. What it needs for that is kept here as 
 used changes nothing, and where there never was a good one nobody is believed.
 """
 
+import _ssl
 import logging
 import re
 import ssl
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -25,6 +27,7 @@ from gateway.tls.pair import Problem
 
 _log = logging.getLogger(__name__)
 
+LARGEST_CHAIN = 16 << 10  # bytes of what a client sends behind its certificate
 LARGEST_FILE = 16 << 20  # bytes; a list of 400,000 revoked certificates
 
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
@@ -216,13 +219,21 @@ def peer_of(tls: object) -> Peer | None:
         return None
     der = tls.getpeercert(binary_form=True)
     try:
-        return Peer(ca, read_certificate(der) if der else None)
+        return Peer(ca, read_certificate(der, _chain(tls)) if der else None)
     except _UNREADABLE as error:  # what OpenSSL takes and `cryptography` does not: it proves nobody
         _log.warning("a client certificate that %s verified cannot be read: %s", ca, _line(error))
         return Peer(ca, None)
 
 
-def read_certificate(der: bytes) -> ClientCertificate:
+def _chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
+    """What the client sent behind its own certificate; () for more than is kept of one."""
+    inner: Any = getattr(tls, "_sslobj", None)  # Python 3.13 has a method of its own for this
+    sent: list[Any] = getattr(inner, "get_unverified_chain", list)()[1:]
+    chain = tuple(each.public_bytes(_ssl.ENCODING_DER) for each in sent)
+    return chain if sum(map(len, chain)) <= LARGEST_CHAIN else ()
+
+
+def read_certificate(der: bytes, chain: tuple[bytes, ...] = ()) -> ClientCertificate:
     certificate = x509.load_der_x509_certificate(der)
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return ClientCertificate(
@@ -233,6 +244,7 @@ def read_certificate(der: bytes) -> ClientCertificate:
         issuer=certificate.issuer.rfc4514_string(),
         serial=certificate.serial_number,
         not_after=certificate.not_valid_after_utc.timestamp(),
+        chain=chain,
     )
 
 

@@ -391,6 +391,10 @@ def test_hosts_that_may_be_anywhere(host):
         ),
         (model("auth: [mtls]"), "routes.yaml:3: models.m.auth: takes client certificates, but tls.client_ca has no CA"),
         (
+            "tls: {client_ca: {a: {file: a}}}\n" + model("pass_certificate: [client-cert-chain]"),
+            "routes.yaml:4: models.m.pass_certificate: `client-cert-chain` needs `client-cert` (RFC 9440, 2.3)",
+        ),
+        (
             model("pass_certificate: [client-cert]"),
             "routes.yaml:3: models.m.pass_certificate: no client is asked for a certificate: tls.client_ca has no CA",
         ),

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def settings(*rules: dict[str, Any]) -> dict[str, Any]:
 RULES = [
     {"ca": "team", "san": "DNS:*.batch.test", "models": ["m"]},
     {"ca": "team", "subject": "CN=bob*", "name": "bob", "models": ["n@v9"]},
-    {"ca": "partners", "name": "a partner", "models": ["n"]},
+    {"ca": "partners", "name": "a partner", "models": ["n", "chained"]},
 ]
 
 
@@ -102,6 +103,7 @@ def gateway(upstream: RawUpstream) -> Iterator[Gateway]:
         "m": by_certificate,
         "n": served([upstream.url], auth=["mtls", "key"]),
         "public": served([upstream.url], auth=[]),
+        "chained": served([upstream.url], auth=["mtls"], pass_certificate=["client-cert", "client-cert-chain"]),
     }
     with Gateway(models, settings(*RULES) | {}, folder=files(temporary_folder("mtls-"))) as gateway:
         gateway.key = gateway.create_key("carol", "n")
@@ -164,6 +166,24 @@ def test_the_model_server_is_told_of_the_certificate_in_the_ways_asked_for(
     assert facts.endswith('DNS="alice.batch.test";URI="spiffe://test/alice"')
 
 
+def test_the_model_server_is_told_what_a_client_sent_behind_its_certificate(
+    gateway: Gateway, upstream: RawUpstream
+) -> None:
+    below = make_authority("Below the Partners CA", PARTNERS)
+    carol = sign(Leaf(["carol.test"], usage=ExtendedKeyUsageOID.CLIENT_AUTH, subject="CN=carol"), below)
+    assert ask(gateway, PARTNER, carol, "/models/chained/x", client_cert_chain=":bGll:") == (200, "ok")
+    told = upstream.requests[-1]
+    assert base64.b64decode((told.get("client-cert") or "").strip(":")) == carol.der
+    sent = [each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(carol.chain)[1:]]
+    assert told.get("client-cert-chain") == ", ".join(f":{base64.b64encode(each).decode()}:" for each in sent)
+    assert sent
+    alone = replace(MALLORY, chain=ssl.DER_cert_to_PEM_cert(MALLORY.der).encode())
+    assert ask(gateway, PARTNER, alone, "/models/chained/x", client_cert_chain=":bGll:") == (200, "ok")
+    told = upstream.requests[-1]
+    assert told.get("client-cert") is not None
+    assert told.get("client-cert-chain") is None, "it sent none"
+
+
 LIES = ("client-cert", "client-cert-chain", "x-client-cert", "X_Client_Cert", "x-forwarded-client-cert")
 
 
@@ -192,7 +212,7 @@ def test_the_models_that_a_certificate_may_call_are_listed(gateway: Gateway) -> 
         return [entry["id"] for entry in json.loads(body)["data"]]
 
     assert listed(TEAM, ALICE) == ["m", "public"]
-    assert listed(PARTNER, MALLORY) == ["n", "public"]
+    assert listed(PARTNER, MALLORY) == ["n", "public", "chained"]
     assert listed(TEAM, None) == ["public"]
 
 
