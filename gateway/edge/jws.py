@@ -11,6 +11,7 @@ from binascii import a2b_base64
 from typing import Any, NamedTuple, NoReturn
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 _COMPACT = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")  # RFC 7515, 3.1: no padding
 _STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -30,6 +31,8 @@ class Parts(NamedTuple):
 
     def is_signed_by(self, key: jwt.PyJWK) -> bool:
         """`key` is bound to one algorithm, and is used for no other whatever the header says (RFC 8725, 3.1)."""
+        if isinstance(key.key, RSAPublicKey) and len(self.signature) != (key.key.key_size + 7) // 8:
+            return False  # RFC 8017, 8.1.2; OpenSSL's PSS takes one whose leading zero is missing, another spelling
         return key.Algorithm.verify(self.signed, key.key, self.signature)
 
 

@@ -355,6 +355,17 @@ def every_bent_token() -> Iterator[tuple[bytes, str]]:
         yield from ((token, algorithm) for token in torn(algorithm))
 
 
+@pytest.mark.parametrize("algorithm", ["PS256", "PS512"])
+def test_a_signature_without_its_leading_zero_is_another_spelling_and_refused(algorithm: str) -> None:
+    for number in range(10_000):  # one in 256 has one
+        good = signed(algorithm, b"%d" % number)
+        signature = jws.split(good).signature
+        if signature[0] == 0:
+            break
+    assert is_accepted(good, algorithm)
+    assert not is_accepted(good.rpartition(b".")[0] + b"." + b64(signature[1:]), algorithm)
+
+
 def test_no_bent_signature_is_accepted() -> None:
     every = list(every_bent_token())
     assert len({token for token, _ in every}) > 355, "as many as Wycheproof has, each another one"
