@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from hashlib import blake2b
 from ipaddress import IPv6Address, IPv6Network, ip_address
+from itertools import count
 from typing import Any, Final
 
 from starlette.types import Scope
@@ -10,7 +11,7 @@ from starlette.types import Scope
 from gateway.core.headers import get
 from gateway.model import Exchange
 
-_MEMO: Final = 16_384  # callers whose place is remembered, for each limit; all are forgotten when it is full
+_MEMO: Final = 65_536  # places that are remembered, 12 MiB; all are forgotten when there are more
 _IP: Final = "ip:"
 
 Who = Callable[[Exchange, Scope], str]
@@ -60,25 +61,30 @@ def network_of(who: str) -> str:
     return f"{_IP}{address.ipv4_mapped or IPv6Network((address, 64), strict=False)}"
 
 
+_KNOWN: Final[dict[tuple[Any, str], Any]] = {}  # of all limits: one memory for a thousand models
+_NUMBERS: Final = count()
+
+
 class Places:
     """Called for a request: its caller's place. `find` works a place out from the caller's name, and is asked once."""
 
-    __slots__ = ("find", "is_address", "known", "who")
+    __slots__ = ("find", "is_address", "number", "who")
 
     def __init__(self, per: str, find: Callable[[str], Any]) -> None:
         kind, _, name = per.partition(":")
         self.who = _header(name) if kind == "header" else _WHO[kind]
         self.is_address = kind in ("ip", "key")
         self.find = find
-        self.known: dict[str, Any] = {}
+        self.number: Any = next(_NUMBERS)  # as an object: a key of the memo is made for each request
 
     def __call__(self, exchange: Exchange, scope: Scope) -> Any:
         who = self.who(exchange, scope)
-        place = self.known.get(who)
+        key = (self.number, who)
+        place = _KNOWN.get(key)
         if place is None:
-            if len(self.known) >= _MEMO:
-                self.known.clear()
-            place = self.known[who] = self.find(self.name(who))
+            if len(_KNOWN) >= _MEMO:
+                _KNOWN.clear()
+            place = _KNOWN[key] = self.find(self.name(who))
         return place
 
     def name(self, who: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.config.settings import LimitSettings
+from gateway.edge import caller as caller_module
 from gateway.edge.caller import network_of
 from gateway.edge.fields import duration
 from gateway.edge.throttle import Throttle
@@ -137,7 +138,8 @@ def test_per_header_counts_the_value_and_those_without_it_together() -> None:
     long = [b"x" * 5000 + end for end in (b"1", b"2")]
     assert all(caller.admits(headers=[(b"x-team", value)]) for value in long)
     assert not any(caller.admits(headers=[(b"x-team", value)]) for value in long)
-    assert max(len(who) for who in caller.throttle.bundles[0].quotas[0].place.known) <= 64
+    own = caller.throttle.bundles[0].quotas[0].place.number
+    assert max(len(who) for number, who in caller_module._KNOWN if number == own) <= 64
 
 
 def test_limits_of_one_rate_for_different_callers_are_different_limits() -> None:
@@ -261,12 +263,12 @@ def test_a_store_on_this_machine_is_not_awaited() -> None:
     assert caller.upstream.count == 1
 
 
-def test_remembered_callers_are_bounded() -> None:
-    caller = Caller({"rate": "1/minute"})
-    places = caller.throttle.bundles[0].quotas[0].place
-    places.known = {f"old{i}": None for i in range(16_384)}
-    assert caller.admits(key("new"))
-    assert list(places.known) == ["new"]
+def test_the_callers_that_all_limits_remember_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[tuple[int, str], None] = {(-1, f"old{i}"): None for i in range(65_535)}
+    monkeypatch.setattr(caller_module, "_KNOWN", known)
+    for count in (65_536, 1):
+        assert Caller({"rate": "1/minute"}).admits(key("new"))
+        assert len(known) == count
 
 
 DURATIONS = {
