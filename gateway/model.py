@@ -91,7 +91,7 @@ class Exchange:
         self.client_ip = client_ip  # the rightmost untrusted address
         self.is_trusted = False  # the peer is one of trusted_proxies: what it forwards is believed
         self.route: Route | None = None
-        self.fields: Mapping[bytes, bytes] = {}  # the head as it came, by name; for fields that may occur once only
+        self.fields: dict[bytes, bytes] = {}  # the head as it came, by name; for fields that may occur once only
         self.target: Target | None = None  # how the path names the model
         self.named = ""  # how the body names it
         self.version: str | None = None  # as the client named it; None: split or default decides

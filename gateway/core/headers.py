@@ -1,7 +1,7 @@
 """Header fields: which travel, which are ours, and the rules of a route. Fields are (lower-case name, value) bytes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from gateway.model import Edit, Header
 
@@ -87,17 +87,20 @@ class Lines:
         return prefix
 
 
-class LowerCase(dict[bytes, bytes]):
+_NAMES: Final[dict[bytes, bytes]] = {}
+
+
+def lower_case(name: bytes) -> bytes:
     """A field's name in lower case, one object for each: its hash is worked out once, not at every look."""
-
-    def __missing__(self, name: bytes) -> bytes:
-        lower = name.lower()
-        if len(self) < _NAMES_KEPT and len(name) < _LONGEST_KEPT:
-            lower = self[name] = self.setdefault(lower, lower)
-        return lower
+    known = _NAMES.get(name)
+    return known if known is not None else _learn(name)
 
 
-NAMES: Final = LowerCase()
+def _learn(name: bytes) -> bytes:
+    lower = name.lower()
+    if len(_NAMES) < _NAMES_KEPT and len(name) < _LONGEST_KEPT:
+        lower = _NAMES[name] = _NAMES.setdefault(lower, lower)
+    return lower
 
 
 def serialise(headers: Iterable[Header]) -> bytes:
@@ -133,7 +136,9 @@ def is_any(names: frozenset[bytes], headers: Iterable[Header]) -> bool:
 
 def without(headers: list[Header], gone: frozenset[bytes]) -> list[Header]:
     """A new list of the fields that are not `gone`."""
-    return [header for header in headers if header[0] not in gone]
+    # To a compiler a tuple of two is two variables, of which it makes a new tuple when one is kept; of any length, not.
+    whole = cast("list[tuple[bytes, ...]]", headers)
+    return cast("list[Header]", [header for header in whole if header[0] not in gone])
 
 
 _MOST_SPELLINGS: Final = 6  # hyphens of a name that are varied one by one

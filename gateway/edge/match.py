@@ -59,7 +59,7 @@ class Match:
         exchange.route = route
         await route.chain(scope, receive, send)
 
-    async def _read(self, fields: Mapping[bytes, bytes], receive: Receive, bound: int) -> bytes:
+    async def _read(self, fields: dict[bytes, bytes], receive: Receive, bound: int) -> bytes:
         """The body; 413 before a byte of it is read, where the length says so."""
         length = fields.get(b"content-length", b"")
         if length.isdigit() and int(length) > bound:
@@ -92,7 +92,7 @@ def host_name(host: bytes) -> str:
     return name.lower().rstrip(".")
 
 
-def _is_json(fields: Mapping[bytes, bytes]) -> bool:
+def _is_json(fields: dict[bytes, bytes]) -> bool:
     """True unless a content type says otherwise; OpenAI's clients always send application/json."""
     kind = fields.get(b"content-type")
     return kind is None or kind == b"application/json" or b"json" in kind.lower()

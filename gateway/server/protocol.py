@@ -25,7 +25,7 @@ from gateway.clock import monotonic
 from gateway.config.settings import Limits
 from gateway.core.certificate import PEER
 from gateway.core.deadlines import NEVER, Deadlines
-from gateway.core.headers import NAMES
+from gateway.core.headers import lower_case
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
 from gateway.server import lead
@@ -379,7 +379,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_head_done:
-            name = NAMES[name]
+            name = lower_case(name)
             if value and (value[-1] == _SPACE or value[-1] == _TAB):
                 value = value.rstrip(b" \t")  # RFC 9110, 5.5: it is no part of the value, and llhttp leaves it there
             self.headers.append((name, value))

@@ -7,7 +7,6 @@ they cannot take away what a layer adds under the same name (RFC 9110, 7.6.1).
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, Final
@@ -28,7 +27,7 @@ _NAME: Final = rb"(?:[A-Za-z0-9._~!$&'()*+,;=\-]|%[2-9A-Fa-f][0-9A-Fa-f])+"
 _HOST: Final = re.compile(rb"(?:(?:\[([0-9A-Fa-f:.]+)\]|" + _NAME + rb")(?::[0-9]{1,5})?)?")
 
 
-def prepare(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
+def prepare(scope: dict[str, Any], fields: dict[bytes, bytes]) -> None:
     """Turn `raw_path`, which holds the target as it came, into `raw_path` (normalised), `path` and `query_string`.
 
     `fields` are the head's by name; fewer than its headers if a name occurs twice. Raises GatewayError; the
@@ -83,7 +82,7 @@ def _take_nominated(scope: dict[str, Any]) -> None:
     scope["headers"] = [header for header in scope["headers"] if header[0] not in gone]
 
 
-def _count_forward(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
+def _count_forward(scope: dict[str, Any], fields: dict[bytes, bytes]) -> None:
     """Raises NotFound where the request goes no further, MethodNotAllowed for TRACE: its answer is the request as it
     came, credentials too."""
     if scope["method"] == "TRACE":

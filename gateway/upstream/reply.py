@@ -8,7 +8,7 @@ from typing import Final
 
 import httptools
 
-from gateway.core.headers import NAMES, get_all
+from gateway.core.headers import get_all, lower_case
 from gateway.errors import UpstreamInvalid
 from gateway.model import Header
 
@@ -112,7 +112,7 @@ class Reply:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_head_done:
-            name = NAMES[name]
+            name = lower_case(name)
             self.headers.append((name, value))
             self.fields[name] = value
             return
