@@ -62,7 +62,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     __slots__ = (
         "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "first",
-        "headers", "held", "is_begun", "is_chunked", "is_current", "is_ending", "is_head_done", "is_lingering",
+        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering",
         "is_paused", "lead", "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "read", "refusal",
         "scope", "since", "starts", "state", "tail", "taken", "target", "trailers", "transport", "unfruitful", "waited",
         "waiting_since", "window", "write_waiters",
@@ -93,7 +93,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_begun = False  # a request is, with its first byte
         self.is_head_done = False
         self.is_chunked = False  # the body under way is
-        self.is_current = False  # the request line under way has been seen to end in HTTP/1.1
+        self.is_first = False  # the request under way begins with what is being parsed
         self.lead = lead.CLEAN  # what stands in front of the next request
         self.read = b""  # what is being parsed
         self.tail = b""  # the last bytes of the head of which it is more
@@ -170,11 +170,9 @@ class EdgeProtocol(asyncio.Protocol):
             return self._body_received(data)
         if len(data) > _SLICE:
             return self._received_much(data)
-        if self.fed == 0:
-            end = data.find(b"\n")
-            self.is_current = data[max(end - 10, 0) : max(end, 0)] == b" HTTP/1.1\r"
-            if self.answer is None:
-                self.deadline = monotonic() + self.limits.headers_timeout
+        self.is_first = self.fed == 0
+        if self.is_first and self.answer is None:
+            self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
         self.since = -1
         if not self.is_begun:
@@ -393,9 +391,8 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_head_done = True
         self._check_size()
         parser = self.parser
-        version = "1.1" if self.is_current else parser.get_http_version()  # which takes 2,000 instructions to say it
         method = _METHODS[parser.get_method()]
-        self.is_current = False
+        version = "1.1" if self._is_current(method) else parser.get_http_version()  # 2,000 instructions to say it
         if version != "1.1" and (version != "1.0" or method in _OTHER_PROTOCOLS):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
         scope = self._scope(method, version)
@@ -490,6 +487,13 @@ class EdgeProtocol(asyncio.Protocol):
         scope["headers"] = self.headers
         scope["exchange"] = exchange
         return scope
+
+    def _is_current(self, method: str) -> bool:
+        """Whether the request line is seen to end in HTTP/1.1, which is possible where a read begins with it."""
+        at = len(method) + len(self.target) + 2
+        is_seen = self.is_first and self.read[at : at + 9] == b"HTTP/1.1\r"
+        self.is_first = False
+        return is_seen
 
     def _check_size(self) -> None:
         """Refuse a header section over the limits. Where all that came is under the bound, so is the section; what
