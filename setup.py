@@ -21,7 +21,7 @@ COMPILED = (
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/transform",
-    "server/answer", "server/protocol", "server/target",
+    "server/answer", "server/lead", "server/protocol", "server/target",
     "stores/locked", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",
     "upstream/reply", "upstream/request",

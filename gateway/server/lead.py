@@ -13,7 +13,7 @@ from typing import Final
 
 import httptools
 
-CLEAN: Final = 0
+CLEAN: Final = 0  # states of what stands in front of a request
 AFTER_CR: Final = 1
 ODD: Final = 2
 
@@ -23,6 +23,60 @@ _LF: Final = ord("\n")
 _SUSPECT: Final = re.compile(
     rb"(?:\r(?!\n)|(?<=[^\r])\n)[\r\n]*[A-Z\-]+(?:\Z| [^ \r\n]*(?:\Z| +(?:HTTP/|[HTP]*\Z)))"
 )  # fmt: skip
+
+
+class Lead:
+    """What stands in front of the requests of one connection. It is told of each read and of each request that begins;
+    `body` is how many bytes of the latest body have come, which `is_chunked` or of known length."""
+
+    __slots__ = ("first", "read", "since", "starts", "state", "tail")
+
+    def __init__(self) -> None:
+        self.state = CLEAN
+        self.read = b""  # what is being parsed; b"" once a second request was found in it
+        self.tail = b""  # the last bytes of the head of which it is more
+        self.since = -1  # bytes of the body that had come before it; -1: it began within no body
+        self.first: int | None = None  # where the first request ends of which it has bytes, once another one begins
+        self.starts = 0  # requests that may begin behind that
+
+    def past(self, data: bytes) -> bytes:
+        """What is behind the empty lines that a read begins with: the parser would pass over other ones too."""
+        rest = data.lstrip(b"\r\n")
+        self.state = after(self.state, data[: len(data) - len(rest)])
+        return rest
+
+    def may_begin(self, body: int, *, is_chunked: bool) -> bool:
+        """Whether another request may, in the read that is being parsed: nothing odd stands in front of it."""
+        if self.read:
+            self.first = self._end_of_first(self.read, body, is_chunked=is_chunked)
+            self.starts = starts(self.read, self.first)
+            self.read = b""
+        self.starts -= 1
+        return self.starts >= 0
+
+    def keep(self, data: bytes) -> None:
+        """The read was of a head that has not ended."""
+        self.tail = (self.tail + data)[-3:]
+
+    def look_behind(self, data: bytes, body: int, *, is_chunked: bool) -> None:
+        """The read ended with a request: behind it there may be the beginning of an empty line."""
+        if data[-1] <= _CR and not _ends_a_head(data):
+            first = self.first
+            self.state = behind(data, self._end_of_first(data, body, is_chunked=is_chunked) if first is None else first)
+
+    def _end_of_first(self, data: bytes, body: int, *, is_chunked: bool) -> int:
+        """0: it is not known, but the read began with a request; -1: nor did it."""
+        if is_chunked:
+            return 0 if not self.tail and self.since < 0 else -1
+        if self.since >= 0:
+            return body - self.since
+        return (self.tail + data).find(b"\r\n\r\n") + 4 - len(self.tail) + body
+
+
+def _ends_a_head(data: bytes) -> bool:
+    """It ends with one empty line, as what has no body does."""
+    size = len(data)
+    return size > 4 and data[size - 4] == data[size - 2] == _CR and data[size - 3] == _LF and data[size - 5] > _CR
 
 
 def after(state: int, ends: bytes) -> int:

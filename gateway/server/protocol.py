@@ -28,8 +28,8 @@ from gateway.core.deadlines import NEVER, Deadlines
 from gateway.core.headers import lower_case
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
-from gateway.server import lead
 from gateway.server.answer import Answer
+from gateway.server.lead import CLEAN, Lead
 from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
 from gateway.tls.clients import peer_of
@@ -39,7 +39,6 @@ _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the serve
 _SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
 _FRAME: Final = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
 _LINGER: Final = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
-_LF: Final = ord("\n")
 _CR: Final = ord("\r")
 _SPACE: Final = ord(" ")
 _TAB: Final = ord("\t")
@@ -61,11 +60,10 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "first",
-        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering",
-        "is_paused", "lead", "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "read", "refusal",
-        "scope", "since", "starts", "state", "tail", "taken", "target", "trailers", "transport", "unfruitful", "waited",
-        "waiting_since", "window", "write_waiters",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "headers",
+        "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering", "is_paused", "lead",
+        "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope", "state", "taken",
+        "target", "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -94,12 +92,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_head_done = False
         self.is_chunked = False  # the body under way is
         self.is_first = False  # the request under way begins with what is being parsed
-        self.lead = lead.CLEAN  # what stands in front of the next request
-        self.read = b""  # what is being parsed
-        self.tail = b""  # the last bytes of the head of which it is more
-        self.since = -1  # bytes of the body that had come before it; -1: it began within no body
-        self.first: int | None = None  # where the first request ends of which it has bytes, once another one begins
-        self.starts = 0  # requests that may begin behind that
+        self.lead = Lead()
         self.fed = 0  # bytes of the head
         self.line = 0  # bytes of a line of it that has not ended
         self.trailers = 0  # bytes
@@ -174,10 +167,11 @@ class EdgeProtocol(asyncio.Protocol):
         if self.is_first and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
         self.fed += len(data)
-        self.since = -1
+        lead = self.lead
+        lead.since = -1
         if not self.is_begun:
-            self.tail = b""
-            if data[0] <= _CR or self.lead:
+            lead.tail = b""
+            if data[0] <= _CR or lead.state != CLEAN:
                 data = self._past_lead(data)
         rest = self._feed(data) if data else b""
         if rest:
@@ -189,34 +183,18 @@ class EdgeProtocol(asyncio.Protocol):
         if self.fed:
             self._check_line(data)
         if self.is_begun:
-            self.tail = (self.tail + data)[-3:]
-        elif data[-1] <= _CR and not _ends_a_head(data):
-            self._look_behind(data)
+            self.lead.keep(data)
+        else:
+            self.lead.look_behind(data, self._latest().exchange.bytes_in, is_chunked=self.is_chunked)
 
     def _past_lead(self, data: bytes) -> bytes:
-        """What is behind empty lines. The parser would pass over other ones too."""
-        rest = data.lstrip(b"\r\n")
-        self.lead = lead.after(self.lead, data[: len(data) - len(rest)])
+        rest = self.lead.past(data)
         if self.fed > self.limits.header_bytes:
             self._refuse(HeadersTooLarge())
-        elif rest and self.lead:
+        elif rest and self.lead.state != CLEAN:
             self._begin()
             self._refuse(_odd_lead())
         return b"" if self.closing else rest
-
-    def _look_behind(self, data: bytes) -> None:
-        """Behind the last request of a read there may be the beginning of an empty line."""
-        self.lead = lead.behind(data, self._end_of_first(data) if self.first is None else self.first)
-
-    def _end_of_first(self, data: bytes) -> int:
-        """0: it is not known, but the read began with a request; -1: nor did it."""
-        is_whole = not self.tail and self.since < 0
-        if self.is_chunked:
-            return 0 if is_whole else -1
-        body = self._latest().exchange.bytes_in
-        if self.since >= 0:
-            return body - self.since
-        return (self.tail + data).find(b"\r\n\r\n") + 4 - len(self.tail) + body
 
     def _received_much(self, data: bytes) -> None:
         """Piece by piece, so that no limit is passed by far; a body of known length has none to pass."""
@@ -256,7 +234,7 @@ class EdgeProtocol(asyncio.Protocol):
             return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
-        self.since = before
+        self.lead.since = before
         rest = self._feed(data)
         if latest.is_body_done:
             self.unfruitful = 0
@@ -285,15 +263,15 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> bytes:
         """-> what is left of it: the parser stops behind an upgrade."""
-        self.read = data
-        self.first = None
+        self.lead.read = data
+        self.lead.first = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             return self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(self.refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}."))
-        self.read = b""
+        self.lead.read = b""
         return b""
 
     def pause_writing(self) -> None:
@@ -359,12 +337,8 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.fed == 0:  # another one came in the same read
-            if self.read:
-                self.first = self._end_of_first(self.read)
-                self.starts = lead.starts(self.read, self.first)
-                self.read = b""
-            self.starts -= 1
-            if self.starts < 0:
+            body = self._latest().exchange.bytes_in
+            if not self.lead.may_begin(body, is_chunked=self.is_chunked):
                 self._begin()
                 self._stop(_odd_lead())
         self._begin()
@@ -491,7 +465,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _is_current(self, method: str) -> bool:
         """Whether the request line is seen to end in HTTP/1.1, which is possible where a read begins with it."""
         at = len(method) + len(self.target) + 2
-        is_seen = self.is_first and self.read[at : at + 9] == b"HTTP/1.1\r"
+        is_seen = self.is_first and self.lead.read[at : at + 9] == b"HTTP/1.1\r"
         self.is_first = False
         return is_seen
 
@@ -555,7 +529,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _after_upgrade(self, rest: bytes) -> bytes:
         """Upgrade is ignored, as RFC 9110, 7.8 allows: the request is an ordinary one. llhttp stops at its head, so a
         body or a CONNECT, which it would not have framed, is refused rather than guessed at."""
-        self.read = b""
+        self.lead.read = b""
         answer = self._latest()
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if answer.scope["method"] == "CONNECT" or has_body:
@@ -594,12 +568,6 @@ class _Methods(dict[bytes, str]):
 
 _METHODS: Final = _Methods()
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
-
-
-def _ends_a_head(data: bytes) -> bool:
-    """It ends with one empty line, as what has no body does."""
-    size = len(data)
-    return size > 4 and data[size - 4] == data[size - 2] == _CR and data[size - 3] == _LF and data[size - 5] > _CR
 
 
 def _odd_lead() -> BadRequest:
