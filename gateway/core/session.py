@@ -66,7 +66,8 @@ class Book:
         self._signers = signers
 
     def seal(self, version: str, url: str, expires: float, jar: bytes = b"") -> bytes:
-        """A cookie's value: a token for this endpoint, then those of `jar` that are other models'."""
+        """A cookie's value: a token for this endpoint, then those of `jar` that are other models'. Raises KeyError for
+        an endpoint that is none of the model's."""
         token = self._signers[0].seal(version, url, int(expires))
         others = [other for other in _tokens(jar) if not self._is_own(other)]
         return b".".join([token, *others[: _JAR - 1]])
@@ -108,8 +109,7 @@ class _Signer:
                 self.names[version, url] = arm + endpoint
 
     def seal(self, version: str, url: str, expires: int) -> bytes:
-        names = self.names.get((version, url)) or self._digest(version) + self._digest(version, url)
-        payload = expires.to_bytes(4, "big") + names
+        payload = expires.to_bytes(4, "big") + self.names[version, url]
         return binascii.b2a_base64(payload + self._mac(payload), newline=False).translate(_TO_URLSAFE)
 
     def may_trust(self, raw: bytes) -> bool:

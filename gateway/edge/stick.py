@@ -67,7 +67,6 @@ class Stick:
         self.name = settings.cookie.encode()
         self.ttl = settings.ttl
         self.grain = max(1, int(self.ttl) // _GRAINS)
-        self.pools = pools
         self.book = sessions.of(model, {version: [e.url for e in pool.endpoints] for version, pool in pools.items()})
         self.pools = pools
         self.endpoints = {(version, e.url): e for version, pool in pools.items() for e in pool.endpoints}

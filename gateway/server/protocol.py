@@ -366,7 +366,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._check_size()
         parser = self.parser
         method = _METHODS[parser.get_method()]
-        version = "1.1" if self._is_current(method) else parser.get_http_version()  # 2,000 instructions to say it
+        version = "1.1" if self._is_seen_as_1_1(method) else parser.get_http_version()  # 2,000 instructions to say it
         if version != "1.1" and (version != "1.0" or method in _OTHER_PROTOCOLS):
             self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
         scope = self._scope(method, version)
@@ -462,7 +462,7 @@ class EdgeProtocol(asyncio.Protocol):
         scope["exchange"] = exchange
         return scope
 
-    def _is_current(self, method: str) -> bool:
+    def _is_seen_as_1_1(self, method: str) -> bool:
         """Whether the request line is seen to end in HTTP/1.1, which is possible where a read begins with it."""
         at = len(method) + len(self.target) + 2
         is_seen = self.is_first and self.lead.read[at : at + 9] == b"HTTP/1.1\r"

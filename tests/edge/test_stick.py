@@ -33,10 +33,11 @@ class Place:
     """Three endpoints of two versions; what comes after the layer goes where it is told, or where the session wants."""
 
     def __init__(self, **options: Any) -> None:
+        v2 = options.pop("v2", 2)  # where the endpoints of v2 begin
         self.health = [int(Health.UP)] * 3
         row = Row(self.health, [0, 0, 0])
         self.endpoints = [Endpoint(url, slot, row) for slot, url in enumerate(URLS)]
-        self.pools = {"v1": self._pool("v1", self.endpoints[:2]), "v2": self._pool("v2", self.endpoints[2:])}
+        self.pools = {"v1": self._pool("v1", self.endpoints[:2]), "v2": self._pool("v2", self.endpoints[v2:])}
         settings = options.pop("settings", StickySettings(cookie="gw_session", ttl=TTL))
         options = {"model": "iris", "sessions": Sessions([b"s" * 32]), **options}
         self.layer = Stick(self.next, settings=settings, pools=self.pools, **options)
@@ -190,7 +191,7 @@ def test_a_session_of_the_named_version_still_keeps_its_endpoint() -> None:
 
 
 def test_a_session_is_of_a_version_even_where_two_versions_share_an_endpoint() -> None:
-    place = Place()
+    place = Place(v2=0)
     cookie = place.session("v1", 0)
     place.chosen = ("v2", 0)
     exchange, moved = place.visit(cookie, version="v2")

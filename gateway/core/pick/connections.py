@@ -12,7 +12,7 @@ from gateway.core.pick.turns import Rotation, smooth
 class LeastConnections:
     """The endpoint with the fewest requests in flight, whatever its weight; equals take turns.
 
-    Exact full scan: 30 ns an endpoint.
+    Exact full scan: 10 ns an endpoint where compiled, 55 where not.
     """
 
     __slots__ = ("_loads", "_rotation")

@@ -54,7 +54,7 @@ class StickyUntilSaturated(Prompted):
         uncached = self._uncached(free, prompt)
         fewest = min(uncached)
         kept = [endpoint for endpoint, new in zip(free, uncached, strict=True) if new == fewest]
-        return kept[self._rotation.least([endpoint.pending for endpoint in kept], rng)]
+        return self._rotation.idlest(kept, rng)
 
 
 def is_saturated(endpoint: Endpoint, now: float) -> bool:

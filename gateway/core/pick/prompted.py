@@ -36,7 +36,7 @@ class Prompted:
 
     def pick(self, candidates: Sequence[Endpoint], key: bytes, now: float, rng: Random) -> Endpoint:
         self._refresh(now)
-        return candidates[self._rotation.least([endpoint.pending for endpoint in candidates], rng)]
+        return self._rotation.idlest(candidates, rng)
 
     def begin(self, endpoint: Endpoint, prompt: Prompt, now: float) -> Stream:
         cached = self._prefixes.count(endpoint, prompt.chain) * BLOCK_TOKENS

@@ -38,7 +38,7 @@ class Rotation:
         """Index of the least of `values`, which are not empty."""
         value = min(values)
         found = values.index(value)
-        start = self.start(len(values), rng)
+        start = self._start(len(values), rng)
         if found < start and values.count(value) > 1:
             try:
                 found = values.index(value, start)
@@ -49,7 +49,7 @@ class Rotation:
 
     def idlest(self, candidates: Sequence[Endpoint], rng: Random) -> Endpoint:
         """The one with the fewest requests in flight: `least` of `pending`, in one pass."""
-        start = self.start(len(candidates), rng)
+        start = self._start(len(candidates), rng)
         best = candidates[0]
         least = best.pending
         found = 0
@@ -61,7 +61,7 @@ class Rotation:
         self._next = found + 1
         return best
 
-    def start(self, count: int, rng: Random) -> int:
+    def _start(self, count: int, rng: Random) -> int:
         """Where the search among so many begins."""
         if self._next < 0:
             self._next = int(rng.random() * count)
