@@ -29,13 +29,13 @@ A route's chain has just the layers that it uses, and is compiled when the snaps
 """
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import plugin
 from gateway.config.rules import named_in
@@ -101,6 +101,12 @@ from gateway.upstream.waiting import WaitingRoom
 class Gateway(Starlette):
     """Starlette with our layers as its middleware and none of its own: `Rescue` does what those do with exceptions,
     and their way costs every message that is sent a coroutine."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        return self.middleware_stack(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router

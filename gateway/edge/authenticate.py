@@ -117,7 +117,7 @@ class Authenticate:
         # RFC 7617, 2.1: UTF-8 is what names and passwords are in.
         self._challenges = [bearer] * (set(methods) != {"basic"}) + [basic] * (self._users is not None)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         harmless = self._names.harmless
         kept: list[Header] = []
@@ -137,13 +137,16 @@ class Authenticate:
         try:
             principal = self._identify(credential)
         except UnknownKid as unknown:
-            principal = await self._identify_anew(credential, unknown)
+            return self._when_known(self._identify_anew(credential, unknown), kept, scope, receive, send)
         if principal is None:
-            principal = await self._ask(credential, exchange)
-        if principal.headers:
-            kept += principal.headers
-        scope["headers"] = kept
-        exchange.principal = principal
+            return self._when_known(self._ask(credential, exchange), kept, scope, receive, send)
+        _introduce(principal, kept, scope)
+        return self.app(scope, receive, send)
+
+    async def _when_known(
+        self, asked: Awaitable[Principal], kept: list[Header], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        _introduce(await asked, kept, scope)
         await self.app(scope, receive, send)
 
     def _identify(self, credential: bytes) -> Principal | None:
@@ -239,10 +242,10 @@ class Public:
         self.app = app
         self._names = Names(means.identity_headers)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         harmless = self._names.harmless
         scope["headers"] = [h for h in scope["headers"] if h[0] in harmless or self._may_pass(*h)]
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _may_pass(self, name: bytes, value: bytes) -> bool:
         if name in CREDENTIALS:
@@ -303,6 +306,15 @@ def credential_in(name: bytes, value: bytes) -> bytes:
     if scheme == b"bearer":
         return credential.lstrip(b" ")
     return BASIC + credential.lstrip(b" ") if scheme == b"basic" else b""
+
+
+def _introduce(principal: Principal, kept: list[Header], scope: Scope) -> None:
+    """The layers behind see who it is, and `kept` of the fields, with those that its issuer grants it."""
+    if principal.headers:
+        kept += principal.headers
+    scope["headers"] = kept
+    exchange: Exchange = scope["exchange"]
+    exchange.principal = principal
 
 
 def _the_one(offered: Sequence[Header]) -> bytes:

@@ -1,6 +1,6 @@
 """May the principal call this model, and which versions of it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,7 +34,7 @@ class Authorize:
         # Where claims count, by the principal, which is kept with its decision so that its id stays its own.
         self._decided: dict[Any, tuple[tuple[str, ...], Principal]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         principal = exchange.principal
         if self._is_ruled and principal.kind != "key":
@@ -54,9 +54,8 @@ class Authorize:
         if principal.methods and scope["method"] not in principal.methods:
             raise Forbidden
         if principal.limits:
-            await self._app_for(principal.limits)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+            return self._app_for(principal.limits)(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _app_for(self, limits: tuple[Any, ...]) -> ASGIApp:
         app = self._apps.get(limits)

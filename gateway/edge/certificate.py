@@ -3,7 +3,7 @@ handshake."""
 
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from textwrap import wrap
 from urllib.parse import quote
@@ -44,16 +44,15 @@ class ByCertificate:
         self._otherwise = otherwise
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer: Peer | None = scope.get(PEER)
         is_shown = peer is not None and peer.certificate is not None
         if self._otherwise is not None and (not is_shown or is_any(CREDENTIALS, scope["headers"])):
-            await self._otherwise(scope, receive, send)
-            return
+            return self._otherwise(scope, receive, send)
         exchange: Exchange = scope["exchange"]
         exchange.principal = self._identify(peer)
         scope["headers"] = without(scope["headers"], CREDENTIALS)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _identify(self, peer: Peer | None) -> Principal:
         """Raises Unauthenticated, Forbidden. A connection may be older than its certificate's end."""
@@ -81,14 +80,14 @@ class OneHost:
         self.app = app
         self._asked_at = asked_at
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             exchange: Exchange = scope["exchange"]
             peer: Peer | None = scope.get(PEER)
             host = host_name(exchange.fields.get(b"host", b""))
             if self._asked_at(host) != ("" if peer is None else peer.ca):
                 raise Misdirected
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 class PassCertificate:
@@ -98,7 +97,7 @@ class PassCertificate:
         self.app = app
         self._fields = tuple(field.encode() for field in fields)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer: Peer | None = scope.get(PEER)
         if peer is not None and peer.certificate is not None:
             told = peer.fields
@@ -107,7 +106,7 @@ class PassCertificate:
                     told[field] = _WRITERS[field](peer.certificate)
             fields = [(field, told[field]) for field in self._fields if told[field]]
             scope["headers"] = [*scope["headers"], *fields]
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def _as_bytes(certificate: ClientCertificate) -> bytes:

@@ -5,6 +5,7 @@ server. A route without plugins has no such layer: the server's parser and `conf
 """
 
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,9 +21,9 @@ class Checked:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             lines = serialise(scope["headers"])
             if lines.count(b"\n") != len(scope["headers"]) or _FIELDS.fullmatch(lines) is None:
                 raise RuntimeError("a plugin left a header field that cannot be sent")
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

@@ -3,6 +3,7 @@ credential as it came."""
 
 import os
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,12 +42,12 @@ class ReplaceCredential:
         self._header = header
         self._name = header[0].replace(b"_", b"-")  # CGI, and so many a model server, cannot tell them apart
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         name = self._name
         headers = [header for header in scope["headers"] if header[0].replace(b"_", b"-") != name]
         headers.append(self._header)
         scope["headers"] = headers
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def __repr__(self) -> str:
         return f"<ReplaceCredential in {self._name.decode()}>"
@@ -58,15 +59,15 @@ class KeepCredential:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope[_KEPT] = [header for header in scope["headers"] if header[0] in CREDENTIALS]
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 class PassCredential:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope["headers"] = [*scope["headers"], *scope.pop(_KEPT)]
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

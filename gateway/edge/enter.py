@@ -1,6 +1,6 @@
 """Where a request meets the configuration: it takes the newest snapshot and keeps it to its end."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,17 +22,17 @@ class Enter:
         self.overload = overload
         self.dice = dice
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if "refusal" in scope:  # the server could not accept the head: see server/protocol.py
             raise scope["refusal"]
         if self.overload.share and self.dice() < self.overload.share:
             raise Overloaded(headers=[(b"retry-after", b"%d" % self.overload.retry_after)])
-        await self.current().entry(scope, receive, send)
+        return self.current().entry(scope, receive, send)
 
 
-async def own_routes(scope: Scope, receive: Receive, send: Send) -> None:
+def own_routes(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Where a request goes that is for no model: to the routes of the Starlette app itself."""
-    await scope["app"].router(scope, receive, send)
+    done: Awaitable[None] = scope["app"].router(scope, receive, send)
+    return done

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -208,9 +208,9 @@ class _Known:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope[_KNOWN] = True
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def _is_refusal(answer: Answer) -> bool:

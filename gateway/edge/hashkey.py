@@ -1,6 +1,6 @@
 """What a policy picks by, read from the request: what a hashing one hashes, or the prompt."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
@@ -47,15 +47,19 @@ class ReadKey:
         self.app = app
         self.bound = bound
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         fields = exchange.fields
         length = fields.get(b"content-length", b"")
         is_small = length.isdigit() and 0 < int(length) <= self.bound
         if exchange.body is None and is_small and b"json" in fields.get(b"content-type", b"").lower():
-            exchange.body = await read_body(receive, self.bound)
-            receive = Replay(exchange.body, receive)
-        await self.app(scope, receive, send)
+            return self._read(scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        exchange.body = await read_body(receive, self.bound)
+        await self.app(scope, Replay(exchange.body, receive), send)
 
 
 def _part(key: HashPart) -> Callable[[Scope, Exchange], bytes | None]:

@@ -1,6 +1,6 @@
 """A model that only those who may call it know of: to all others it answers as one that does not exist."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,8 +50,8 @@ class Admitted:
         self.app = app
         self._methods = frozenset(methods)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope[_ADMITTED] = True
         if self._methods and scope["method"] not in self._methods:
             raise MethodNotAllowed(headers=[(b"allow", ", ".join(sorted(self._methods)).encode())])
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

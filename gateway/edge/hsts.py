@@ -1,5 +1,7 @@
 """Tell browsers to come over https only (RFC 6797). A layer that is there only where it is configured."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import HstsSettings
@@ -18,12 +20,12 @@ class Hsts:
         value += "; preload" if settings.preload else ""
         self._field: Header = (_NAME, value.encode())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             exchange: Exchange = scope["exchange"]
             exchange.answer_headers.append(self._field)
             exchange.answer_edits.append(self._without_others)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _without_others(self, headers: list[Header]) -> list[Header]:
         ours = self._field

@@ -1,6 +1,6 @@
 """Which route a request takes: it is handed to the chain of its model."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ class Match:
         self.directory = directory
         self.routes = routes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         fields, path, method = exchange.fields, scope["raw_path"], scope["method"]
         model, version = fields.get(b"x-model"), fields.get(b"x-model-version")
@@ -41,30 +41,24 @@ class Match:
             header_text(version) if version is not None else None,
         )
         if target is None or (not target.model and method not in BODY_METHODS):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         exchange.target = target
         exchange.version = target.version
         exchange.path = target.path
         route = self.routes[target.model] if target.model else None
         if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields)):
-            bound = route.json_bytes if route is not None else _JSON_BOUND
-            body = exchange.body = await self._read(fields, receive, bound)
-            receive = Replay(body, receive)
-            route = self._by_body(body, route, exchange)
-        if route is None:
-            raise BadRequest("The request names no model: its body needs `model`, or its head `x-model`.")
-        if route.methods and method not in route.methods:
-            raise MethodNotAllowed(headers=[(b"allow", ", ".join(sorted(route.methods)).encode())])
-        exchange.route = route
-        await route.chain(scope, receive, send)
+            return self._read(route, scope, receive, send)
+        return _hand_on(route, scope, receive, send)
 
-    async def _read(self, fields: dict[bytes, bytes], receive: Receive, bound: int) -> bytes:
-        """The body; 413 before a byte of it is read, where the length says so."""
-        length = fields.get(b"content-length", b"")
+    async def _read(self, route: Route | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the body names; 413 before a byte of it is read, where the length says so."""
+        exchange: Exchange = scope["exchange"]
+        bound = route.json_bytes if route is not None else _JSON_BOUND
+        length = exchange.fields.get(b"content-length", b"")
         if length.isdigit() and int(length) > bound:
             raise TooLarge
-        return await read_body(receive, bound)
+        body = exchange.body = await read_body(receive, bound)
+        await _hand_on(self._by_body(body, route, exchange), scope, Replay(body, receive), send)
 
     def _by_body(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
         """What the body names; a route that the head has named wins, but the body may still name a version of it."""
@@ -82,6 +76,17 @@ class Match:
         if exchange.version is None:
             exchange.version = version
         return route
+
+
+def _hand_on(route: Route | None, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """To the chain of the route."""
+    if route is None:
+        raise BadRequest("The request names no model: its body needs `model`, or its head `x-model`.")
+    if route.methods and scope["method"] not in route.methods:
+        raise MethodNotAllowed(headers=[(b"allow", ", ".join(sorted(route.methods)).encode())])
+    exchange: Exchange = scope["exchange"]
+    exchange.route = route
+    return route.chain(scope, receive, send)
 
 
 @lru_cache(maxsize=1024)

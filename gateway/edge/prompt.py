@@ -58,21 +58,28 @@ class Infer:
         self.app = app
         self.bound = bound
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         if scope["method"] not in BODY_METHODS:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         fields, body = exchange.fields, exchange.body
         length = fields.get(b"content-length", b"")
         size = int(length) if length.isdigit() else 0
         if body is None and 0 < size <= self.bound and b"json" in fields.get(b"content-type", b"").lower():
-            body = exchange.body = await read_body(receive, self.bound)
-            receive = Replay(body, receive)
+            return self._read(scope, receive, send)
+        return self._infer(body, size, scope, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        body = exchange.body = await read_body(receive, self.bound)
+        await self._infer(body, len(body), scope, Replay(body, receive), send)
+
+    def _infer(self, body: bytes | None, size: int, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange: Exchange = scope["exchange"]
         principal = exchange.principal.id
         inference = inference_of(body, principal) if body is not None else Inference(by_size(size, principal))
         exchange.inference = inference
-        await self.app(scope, receive, _Answer(exchange, inference, send))
+        return self.app(scope, receive, _Answer(exchange, inference, send))
 
 
 class _Answer:

@@ -1,6 +1,7 @@
 """A route's rules for paths and header fields. Only in the chain of a route that has any."""
 
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -39,11 +40,11 @@ class Rewrite:
         self.request = compile_edit(request.set, request.add, request.remove)
         self.response = compile_edit(response.set, response.add, response.remove)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         exchange.path = self.path(exchange.path)
         if self.request is not None:
             scope["headers"] = self.request(scope["headers"])
         if self.response is not None:
             exchange.answer_edits.append(self.response)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

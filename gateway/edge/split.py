@@ -1,5 +1,6 @@
 """Which version, and so which pool, serves the request: the one the client named, its session's, or a share."""
 
+from collections.abc import Awaitable
 from random import Random
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,7 +19,7 @@ class ChooseVersion:
         self.app = app
         self.rng = rng
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         route = exchange.route
         assert route is not None, "match comes first"
@@ -34,7 +35,7 @@ class ChooseVersion:
             if exchange.version is None and not pool.candidates((), monotonic()):
                 pool = self._elsewhere(route, exchange) or pool
             exchange.pool = pool
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _elsewhere(self, route: Route, exchange: Exchange) -> Pool | None:
         """An arm that is drained or down gives its share to the others that have one."""

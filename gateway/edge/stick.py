@@ -6,7 +6,7 @@ It is written where the answer begins, when the endpoint is known.
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -76,7 +76,7 @@ class Stick:
         self.issued: dict[Endpoint, tuple[int, str, bool, Header]] = {}  # the last field for a client without a session
         self.clock: Callable[[], float] = time.time  # the wall's: a token is read by other machines, after restarts
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         now = self.clock()
         visit = self.recall(scope, now)
@@ -91,7 +91,7 @@ class Stick:
             return headers
 
         exchange.answer_edits.append(mark)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def recall(self, scope: Scope, now: float) -> Visit:
         """Take our cookie out of the request, and say what it says."""

@@ -8,7 +8,7 @@ A limit in tokens reserves an estimate at admission and is settled when the answ
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from random import Random
 from typing import Any
 
@@ -51,22 +51,28 @@ class Throttle:
         self.bundles += [Bundle([quota], clock, is_trial=True) for quota in quotas if quota.settings.dry_run]
         self.is_metered = any(quota.unit == "tokens" for quota in quotas)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         exchange.limit_verdict = exchange.limit_verdict or "admitted"  # a dry run of `InFlight` has said more
         if self.is_metered:
-            await self._meter(scope, receive, send)
-            return
+            return self._meter(scope, receive, send)
+        if self.table is None and self.store.is_remote:
+            return self._wait_for_store(scope, receive, send)
         for bundle in self.bundles:
             places = [quota.place(exchange, scope) for quota in bundle.quotas]
             if self.table is not None:
                 debts: Sequence[int] = self.table.take(places, bundle.prices, bundle.windows, self.clock())
-            elif self.store.is_remote:
-                taken = await self._ask(bundle, places, bundle.prices, scope)
-                debts = taken.debts
             else:
                 debts = self.store.take(places, bundle.prices, bundle.windows, self.clock())
             self._judge(bundle, debts, bundle.prices, exchange)
+        return self.app(scope, receive, send)
+
+    async def _wait_for_store(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        for bundle in self.bundles:
+            places = [quota.place(exchange, scope) for quota in bundle.quotas]
+            taken = await self._ask(bundle, places, bundle.prices, scope)
+            self._judge(bundle, taken.debts, bundle.prices, exchange)
         await self.app(scope, receive, send)
 
     def _judge(self, bundle: Bundle, debts: Sequence[int], prices: Sequence[int], exchange: Exchange) -> bool:

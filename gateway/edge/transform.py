@@ -1,5 +1,7 @@
 """The model's name as the upstream knows it: in the path of OIP and TF-Serving, in the body of OpenAI's API."""
 
+from collections.abc import Awaitable
+
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,7 +20,7 @@ class Transform:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         pool, target = exchange.pool, exchange.target
         assert pool is not None
@@ -30,7 +32,7 @@ class Transform:
                 raise BadRequest("A compressed body cannot name a model by an alias or version.")
             exchange.body = rename(exchange.body, pool.served_model)
             receive = Replay(exchange.body, receive)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def rename(body: bytes, model: str) -> bytes:
