@@ -13,9 +13,10 @@ from random import Random
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.pool import Pool
+from gateway.core.replay import Replay
 from gateway.core.snapshot import Route
 from gateway.edge.authenticate import CREDENTIALS
-from gateway.edge.body import Replay, read_body
+from gateway.edge.body import read_body
 from gateway.errors import GatewayError, Overloaded, UpstreamError
 from gateway.model import Exchange
 

@@ -13,7 +13,8 @@ from gateway.config.settings import BalanceSettings, ModelSettings
 from gateway.core.access import claim_at
 from gateway.core.headers import get
 from gateway.core.pick import PROMPTED
-from gateway.edge.body import Replay, read_body
+from gateway.core.replay import Replay
+from gateway.edge.body import read_body
 from gateway.model import Exchange
 
 KeyOf = Callable[[Scope, Exchange], Any]

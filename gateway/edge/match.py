@@ -8,8 +8,9 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.dispatch import Directory, header_text
+from gateway.core.replay import Replay
 from gateway.core.snapshot import Route
-from gateway.edge.body import Replay, read_body
+from gateway.edge.body import read_body
 from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
 

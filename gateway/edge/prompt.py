@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.core.headers import get
 from gateway.core.inference import Inference
 from gateway.core.prompt import CHARACTERS, Prompt, read_prompt
-from gateway.edge.body import Replay, read_body
+from gateway.core.replay import Replay
+from gateway.edge.body import read_body
 from gateway.edge.match import BODY_METHODS
 from gateway.edge.usage import Wish
 from gateway.model import Exchange

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.dispatch import as_served
 from gateway.core.headers import get
-from gateway.edge.body import Replay
+from gateway.core.replay import Replay
 from gateway.errors import BadRequest
 from gateway.model import Exchange
 

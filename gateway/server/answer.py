@@ -10,7 +10,8 @@ import logging
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.clock import monotonic
 from gateway.core.deadlines import NEVER
@@ -35,6 +36,27 @@ _OURS: Final = frozenset((b"transfer-encoding", b"connection", b"keep-alive"))  
 _NOTABLE: Final = _OURS | {b"content-length", b"date"}
 _LINES: Final = Lines()
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _Done:
+    """A coroutine that has ended: what awaits it goes on at once. One for all, since there is nothing in it."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return _NOTHING
+
+    def send(self, value: None) -> None:
+        raise StopIteration
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None:
+        raise kind if value is None else value
+
+    def close(self) -> None:
+        pass
+
+
+_NOTHING: Final = cast("Generator[None, None, None]", iter(()))
+_DONE: Final = _Done()
+Coroutine.register(_Done)  # so that a task can be made of it
 
 
 class Answer:
@@ -168,30 +190,35 @@ class Answer:
         self.size = 0
         return {"type": "http.request", "body": body, "more_body": not self.is_body_done}
 
-    async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the answer. Raises ClientLeft when nobody is there to take it."""
+    def send(self, message: dict[str, Any]) -> Awaitable[None]:
+        """ASGI: the answer. Raises ClientLeft when nobody is there to take it. Most that is sent is taken at once, and
+        then there is no coroutine to make."""
         if self.exchange.departed:
             raise ClientLeft
         kind = message["type"]
         if kind == "http.response.body":
             body: bytes = message.get("body", b"")
             is_last = not message.get("more_body", False)
-            length = len(body) if is_last else -1
-            written = 0
-            while len(body) - written > _WRITE_BOUND:
-                self._write(body[written : written + _WRITE_BOUND], length, is_last=False)
-                written += _WRITE_BOUND
-                if self.protocol.is_paused:
-                    await self._wait_for_room()
-            self._write(body[written:], length, is_last=is_last)
+            if len(body) > _WRITE_BOUND:
+                return self._send_parts(body, is_last=is_last)
+            self._write(body, len(body) if is_last else -1, is_last=is_last)
             if self.protocol.is_paused:
-                await self._wait_for_room()
+                return self._wait_for_room()
         elif kind == "http.response.start":
             if self.is_started:  # until then, an error may take the place of a head that nothing followed
                 raise RuntimeError("an answer starts once")
             self.head = (message["status"], list(message.get("headers", ())))
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
+        return _DONE
+
+    async def _send_parts(self, body: bytes, *, is_last: bool) -> None:
+        length = len(body) if is_last else -1
+        for start in range(0, len(body), _WRITE_BOUND):
+            part = body[start : start + _WRITE_BOUND]
+            self._write(part, length, is_last=is_last and start + len(part) == len(body))
+            if self.protocol.is_paused:
+                await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
         await self.protocol.drain()

@@ -133,8 +133,9 @@ class Connection(asyncio.Protocol):
     async def head(self, deadline: float) -> Reply:
         """Wait for the answer's header section until `deadline` (monotonic). Raises UpstreamError, ClientLeft."""
         self.deadline = deadline
-        if not self.reply.is_head_done:
-            await self._wait()
+        if not self.reply.is_head_done and not self.is_closed:
+            await self._news()
+            self._check()
         if not self.reply.is_head_done:
             raise self.error or UpstreamClosed()
         return self.reply
@@ -151,7 +152,8 @@ class Connection(asyncio.Protocol):
             if waits > _EMPTY_READS:
                 raise UpstreamInvalid
             self.deadline = min(monotonic() + idle, total)
-            await self._wait()
+            await self._news()
+            self._check()
         self.deadline = total  # a client that is slow to take this is not the server's silence
         body = reply.take()
         if not self.is_reading and not self.is_closed:
@@ -191,14 +193,12 @@ class Connection(asyncio.Protocol):
 
     # --- inside ---
 
-    async def _wait(self) -> None:
-        if self.is_closed:
-            return
-        self.waiter = self.loop.create_future()
-        try:
-            await self.waiter
-        finally:
-            self.waiter = None
+    def _news(self) -> asyncio.Future[None]:
+        """Done when more of the answer is here, or there will be no more."""
+        waiter = self.waiter = self.loop.create_future()
+        return waiter
+
+    def _check(self) -> None:
         if self.error is not None and isinstance(self.error, ClientLeft | UpstreamTimeout):
             raise self.error
 

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.clock import monotonic
 from gateway.core.ejection import Ejected
 from gateway.core.endpoint import Endpoint, Lease
+from gateway.core.replay import Replay
 from gateway.core.retry import cause_of
 from gateway.core.timeouts import GRPC, OURS, given
 from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection, UpstreamUnwilling
@@ -61,11 +62,14 @@ class Forward:
         pool = exchange.pool
         assert pool is not None, "split comes first"
         self.budget.requests += 1
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body: bytes = message.get("body", b"")
-        is_whole = not message.get("more_body", False)
+        body = receive.take() if isinstance(receive, Replay) else None
+        is_whole = body is not None
+        if body is None:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            body = message.get("body", b"")
+            is_whole = not message.get("more_body", False)
         if not is_whole and self.retrier.rules.is_safe(scope["method"], exchange.fields):
             body, is_whole = await self._gather(receive, body)
         call = Call(self.means, scope, receive, send, body, is_whole=is_whole)
