@@ -15,10 +15,9 @@ from setuptools.command.build_ext import build_ext
 # Not here: what defines structs or models, or subclasses what is not compiled, and what is off the way of a request.
 COMPILED = (
     "clock", "model",
-    "core/client", "core/deadlines", "core/dispatch", "core/endpoint", "core/headers", "core/limiter", "core/load",
-    "core/openlist", "core/paths", "core/pool", "core/replay", "core/session", "core/split", "core/standing",
-    "core/tally", "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal",
-    "core/pick/turns",
+    "core/body", "core/client", "core/deadlines", "core/dispatch", "core/endpoint", "core/headers", "core/limiter",
+    "core/load", "core/openlist", "core/paths", "core/pool", "core/session", "core/split", "core/standing", "core/tally",
+    "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal", "core/pick/turns",
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/transform",

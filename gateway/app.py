@@ -25,7 +25,9 @@
     infer         the prompt, where a policy reads it: the body as it will be sent
     forward       pick, lease, attempt, retry
 
-A route's chain has just the layers that it uses, and is compiled when the snapshot is.
+A route's chain has just the layers that it uses, and is compiled when the snapshot is. A layer that is done when it
+calls the next is a plain function, which returns what the next one does: a coroutine of its own would be made, resumed
+at every wait behind it, and thrown away. Nine of them cost a seventh of all that a request does.
 """
 
 import asyncio

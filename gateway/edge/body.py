@@ -2,7 +2,16 @@
 
 from starlette.types import Receive
 
+from gateway.core.body import Receiver
 from gateway.errors import ClientLeft, TooLarge
+
+
+def at_hand(receive: Receive, bound: int) -> bytes | None:
+    """All of the body, if nobody has to wait for it; None: `read_body`. Raises TooLarge."""
+    body = receive.take() if isinstance(receive, Receiver) else None
+    if body is not None and len(body) > bound:
+        raise TooLarge
+    return body
 
 
 async def read_body(receive: Receive, bound: int) -> bytes:

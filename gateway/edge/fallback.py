@@ -12,8 +12,8 @@ from random import Random
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.body import Replay
 from gateway.core.pool import Pool
-from gateway.core.replay import Replay
 from gateway.core.snapshot import Route
 from gateway.edge.authenticate import CREDENTIALS
 from gateway.edge.body import read_body

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.config.balance import HashPart
 from gateway.config.settings import BalanceSettings, ModelSettings
 from gateway.core.access import claim_at
+from gateway.core.body import Replay
 from gateway.core.headers import get
 from gateway.core.pick import PROMPTED
-from gateway.core.replay import Replay
-from gateway.edge.body import read_body
+from gateway.edge.body import at_hand, read_body
 from gateway.model import Exchange
 
 KeyOf = Callable[[Scope, Exchange], Any]
@@ -54,7 +54,10 @@ class ReadKey:
         length = fields.get(b"content-length", b"")
         is_small = length.isdigit() and 0 < int(length) <= self.bound
         if exchange.body is None and is_small and b"json" in fields.get(b"content-type", b"").lower():
-            return self._read(scope, receive, send)
+            body = at_hand(receive, self.bound)
+            if body is None:
+                return self._read(scope, receive, send)
+            exchange.body, receive = body, Replay(body, receive)
         return self.app(scope, receive, send)
 
     async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:

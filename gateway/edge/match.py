@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.body import Replay
 from gateway.core.dispatch import Directory, header_text
-from gateway.core.replay import Replay
 from gateway.core.snapshot import Route
-from gateway.edge.body import read_body
+from gateway.edge.body import at_hand, read_body
 from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
 
@@ -48,20 +48,25 @@ class Match:
         exchange.path = target.path
         route = self.routes[target.model] if target.model else None
         if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields)):
-            return self._read(route, scope, receive, send)
+            bound = route.json_bytes if route is not None else _JSON_BOUND
+            length = fields.get(b"content-length", b"")
+            if length.isdigit() and int(length) > bound:  # before a byte of it is read
+                raise TooLarge
+            body = at_hand(receive, bound)
+            if body is None:
+                return self._read(bound, route, scope, receive, send)
+            return self._by_body(body, route, scope, receive, send)
         return _hand_on(route, scope, receive, send)
 
-    async def _read(self, route: Route | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """What the body names; 413 before a byte of it is read, where the length says so."""
-        exchange: Exchange = scope["exchange"]
-        bound = route.json_bytes if route is not None else _JSON_BOUND
-        length = exchange.fields.get(b"content-length", b"")
-        if length.isdigit() and int(length) > bound:
-            raise TooLarge
-        body = exchange.body = await read_body(receive, bound)
-        await _hand_on(self._by_body(body, route, exchange), scope, Replay(body, receive), send)
+    async def _read(self, bound: int, route: Route | None, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._by_body(await read_body(receive, bound), route, scope, receive, send)
 
-    def _by_body(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
+    def _by_body(self, body: bytes, route: Route | None, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange: Exchange = scope["exchange"]
+        exchange.body = body
+        return _hand_on(self._named_in(body, route, exchange), scope, Replay(body, receive), send)
+
+    def _named_in(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
         """What the body names; a route that the head has named wins, but the body may still name a version of it."""
         named = model_in(body, is_required=route is None)
         if not named:

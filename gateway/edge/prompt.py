@@ -14,11 +14,11 @@ from typing import Final
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.core.body import Replay
 from gateway.core.headers import get
 from gateway.core.inference import Inference
 from gateway.core.prompt import CHARACTERS, Prompt, read_prompt
-from gateway.core.replay import Replay
-from gateway.edge.body import read_body
+from gateway.edge.body import at_hand, read_body
 from gateway.edge.match import BODY_METHODS
 from gateway.edge.usage import Wish
 from gateway.model import Exchange
@@ -67,7 +67,10 @@ class Infer:
         length = fields.get(b"content-length", b"")
         size = int(length) if length.isdigit() else 0
         if body is None and 0 < size <= self.bound and b"json" in fields.get(b"content-type", b"").lower():
-            return self._read(scope, receive, send)
+            body = at_hand(receive, self.bound)
+            if body is None:
+                return self._read(scope, receive, send)
+            exchange.body, receive = body, Replay(body, receive)
         return self._infer(body, size, scope, receive, send)
 
     async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Awaitable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.body import Replay
 from gateway.core.dispatch import as_served
 from gateway.core.headers import get
-from gateway.core.replay import Replay
 from gateway.errors import BadRequest
 from gateway.model import Exchange
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.clock import monotonic
+from gateway.core.body import Receiver
 from gateway.core.deadlines import NEVER
 from gateway.core.headers import Lines, get, is_broken
 from gateway.errors import ClientLeft, GatewayError
@@ -59,8 +60,8 @@ _DONE: Final = _Done()
 Coroutine.register(_Done)  # so that a task can be made of it
 
 
-class Answer:
-    """One exchange as the server sees it."""
+class Answer(Receiver):
+    """One exchange as the server sees it, and its ASGI `receive`."""
 
     __slots__ = (
         "chunks", "exchange", "expects", "failure", "head", "is_body_done", "is_chunked", "is_done", "is_empty",
@@ -90,7 +91,7 @@ class Answer:
     async def run(self, app: Any) -> None:
         """Run the app for this request, and make sure that its answer ends, cleanly or visibly broken."""
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(self.scope, self, self.send)
         except Exception:  # a task's border: the app's own rescue has answered or logged what it could
             if not self.exchange.departed and not self.is_started:
                 _log.exception("a request failed outside the layers")
@@ -162,8 +163,14 @@ class Answer:
 
     # --- called by the app ---
 
-    async def receive(self) -> dict[str, Any]:
-        """ASGI: the next part of the request's body, or the news that the client left."""
+    def take(self) -> bytes | None:
+        is_here = self.is_body_done and not self.is_end_told and self.size <= _BODY_BOUND
+        if not is_here or self.failure is not None or self.exchange.departed:
+            return None
+        return self._take_chunks()
+
+    async def __call__(self) -> dict[str, Any]:
+        """ASGI `receive`: the next part of the request's body, or the news that the client left."""
         protocol = self.protocol
         if self.expects:
             self.expects = False
@@ -180,15 +187,18 @@ class Answer:
                 return {"type": "http.request", "body": b"", "more_body": False}
             self.waiter = protocol.loop.create_future()
             await self.waiter
-        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks = []
         if self.size > _BODY_BOUND:
             protocol.transport.resume_reading()
             if not self.is_body_done and not protocol.is_paused:
                 protocol.deadline = monotonic() + protocol.limits.body_idle
-        self.is_end_told = self.is_body_done
+        return {"type": "http.request", "body": self._take_chunks(), "more_body": not self.is_body_done}
+
+    def _take_chunks(self) -> bytes:
+        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks = []
         self.size = 0
-        return {"type": "http.request", "body": body, "more_body": not self.is_body_done}
+        self.is_end_told = self.is_body_done
+        return body
 
     def send(self, message: dict[str, Any]) -> Awaitable[None]:
         """ASGI: the answer. Raises ClientLeft when nobody is there to take it. Most that is sent is taken at once, and

@@ -124,11 +124,14 @@ class Call:
                 alarm = means.loop.call_later(self.total - monotonic(), connection.fail, DeadlineExceeded())
             began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
-            if self.is_whole:
-                reply = await connection.head(min(began + means.timeouts.first_byte, self.total))
-            else:
+            until = min(began + means.timeouts.first_byte, self.total)
+            if not self.is_whole:
+                until = self.total
                 upload = means.loop.create_task(self._upload(connection))
-                reply = await connection.head(self.total)
+            answer = connection.expect(until)
+            if answer is not None:
+                await answer
+            reply = connection.arrived()
             now = monotonic()
             is_good = reply.status < 429  # what says that the request was wrong is an answer like any other
             asked = 0.0
@@ -236,7 +239,8 @@ class Call:
             await send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
             if body is None:
-                body = await connection.read(idle, total)
+                is_here = bool(reply.chunks) or reply.is_complete
+                body = connection.take(total) if is_here else await connection.read(idle, total)
             is_last = reply.is_complete and not reply.chunks
             await send({"type": "http.response.body", "body": body, "more_body": not is_last})
             if is_last:

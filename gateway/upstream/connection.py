@@ -132,10 +132,18 @@ class Connection(asyncio.Protocol):
 
     async def head(self, deadline: float) -> Reply:
         """Wait for the answer's header section until `deadline` (monotonic). Raises UpstreamError, ClientLeft."""
+        answer = self.expect(deadline)
+        if answer is not None:
+            await answer
+        return self.arrived()
+
+    def expect(self, deadline: float) -> asyncio.Future[None] | None:
+        """`head` without a coroutine: what to wait for, or None, and then `arrived`."""
         self.deadline = deadline
-        if not self.reply.is_head_done and not self.is_closed:
-            await self._news()
-            self._check()
+        return None if self.reply.is_head_done or self.is_closed else self._news()
+
+    def arrived(self) -> Reply:
+        self._check()
         if not self.reply.is_head_done:
             raise self.error or UpstreamClosed()
         return self.reply
@@ -154,8 +162,12 @@ class Connection(asyncio.Protocol):
             self.deadline = min(monotonic() + idle, total)
             await self._news()
             self._check()
+        return self.take(total)
+
+    def take(self, total: float) -> bytes:
+        """What is here of the body, which may be nothing."""
         self.deadline = total  # a client that is slow to take this is not the server's silence
-        body = reply.take()
+        body = self.reply.take()
         if not self.is_reading and not self.is_closed:
             self.is_reading = True
             self.transport.resume_reading()

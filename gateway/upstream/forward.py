@@ -10,9 +10,9 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.clock import monotonic
+from gateway.core.body import Receiver
 from gateway.core.ejection import Ejected
 from gateway.core.endpoint import Endpoint, Lease
-from gateway.core.replay import Replay
 from gateway.core.retry import cause_of
 from gateway.core.timeouts import GRPC, OURS, given
 from gateway.errors import ClientLeft, GatewayError, NoEndpoint, StaleConnection, UpstreamUnwilling
@@ -62,7 +62,7 @@ class Forward:
         pool = exchange.pool
         assert pool is not None, "split comes first"
         self.budget.requests += 1
-        body = receive.take() if isinstance(receive, Replay) else None
+        body = receive.take() if isinstance(receive, Receiver) else None
         is_whole = body is not None
         if body is None:
             message = await receive()

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.replay import Replay
+from gateway.core.body import Replay
 from gateway.edge.admit import BoundBody
 from gateway.edge.body import read_body
 from gateway.errors import ClientLeft, TooLarge

@@ -1,10 +1,23 @@
-"""A request's body that was read where a decision needed it, for the layers behind."""
+"""A request's body where it is here already: who needs all of it then waits for nothing."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-class Replay:
+class Receiver:
+    """An ASGI `receive` that can be asked without waiting."""
+
+    __slots__ = ()
+
+    def __call__(self) -> Awaitable[Any]:
+        raise NotImplementedError
+
+    def take(self) -> bytes | None:
+        """All of the body, if it is here and none of it was given; from then on it was given."""
+        raise NotImplementedError
+
+
+class Replay(Receiver):
     """A `receive` that gives a body that was read already, then what the connection says."""
 
     __slots__ = ("body", "is_given", "receive")
@@ -21,7 +34,6 @@ class Replay:
         return {"type": "http.request", "body": self.body, "more_body": False}
 
     def take(self) -> bytes | None:
-        """The body, all of it, for who knows that nobody needs to wait; None if it was given."""
         if self.is_given:
             return None
         self.is_given = True
