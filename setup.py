@@ -16,13 +16,14 @@ from setuptools.command.build_ext import build_ext
 COMPILED = (
     "clock", "model",
     "core/body", "core/client", "core/deadlines", "core/dispatch", "core/endpoint", "core/headers", "core/limiter",
-    "core/load", "core/openlist", "core/paths", "core/pool", "core/session", "core/split", "core/standing", "core/tally",
+    "core/load", "core/openlist", "core/paths", "core/pool", "core/session", "core/split", "core/standing",
+    "core/tally",
     "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal", "core/pick/turns",
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/transform",
-    "server/answer", "server/lead", "server/protocol", "server/target",
-    "stores/locked", "stores/table",
+    "server/answer", "server/bounds", "server/lead", "server/protocol", "server/target",
+    "stores/locked", "stores/recall", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",
     "upstream/reply", "upstream/request",
 )  # fmt: skip

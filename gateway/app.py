@@ -31,13 +31,13 @@ at every wait behind it, and thrown away. Nine of them cost a seventh of all tha
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gateway import plugin
 from gateway.config.rules import named_in
@@ -104,12 +104,6 @@ class Gateway(Starlette):
     """Starlette with our layers as its middleware and none of its own: `Rescue` does what those do with exceptions,
     and their way costs every message that is sent a coroutine."""
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        scope["app"] = self
-        if self.middleware_stack is None:
-            self.middleware_stack = self.build_middleware_stack()
-        return self.middleware_stack(scope, receive, send)
-
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
         for layer, arguments, options in reversed(self.user_middleware):
@@ -135,7 +129,9 @@ def make_app(runtime: Runtime, trusted: Sequence[Network] = (), hsts: HstsSettin
             *([Middleware(Hsts, settings=hsts)] if hsts else []),
             Middleware(Rescue, judge=runtime.judge),
             *([Middleware(OneHost, asked_at=runtime.clients.asked_at)] if runtime.clients.differ else []),
-            Middleware(Enter, current=lambda: runtime.snapshot, overload=runtime.overload, dice=runtime.rng.random),
+            Middleware(
+                Enter, current=partial(getattr, runtime, "snapshot"), overload=runtime.overload, dice=runtime.rng.random
+            ),
         ],
     )
 
@@ -261,7 +257,13 @@ def _with_fallback(tail: ASGIApp, settings: Settings, name: str, runtime: Runtim
 def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: Runtime) -> ASGIApp:
     """The layers of one route behind the choice of the version, innermost first."""
     forward = Forward(
-        means=Means(runtime.connections_of, model.timeouts, model.preserve_host, asyncio.get_running_loop()),
+        means=Means(
+            runtime.connections,
+            runtime.connections_of,
+            model.timeouts,
+            asyncio.get_running_loop(),
+            is_host_kept=model.preserve_host,
+        ),
         key_of=key_of_model(model),
         retrier=retrier_of(name, model.retry, runtime),
         gates=gates_of(model, pools, runtime),

@@ -18,17 +18,18 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import httptools
+from starlette.applications import Starlette
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.clock import monotonic
-from gateway.config.settings import Limits
 from gateway.core.certificate import PEER
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.core.headers import lower_case
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
 from gateway.model import Exchange, Header
 from gateway.server.answer import Answer
+from gateway.server.bounds import Bounds
 from gateway.server.lead import CLEAN, Lead
 from gateway.server.taken import has_taken_all, taken_of
 from gateway.server.target import prepare
@@ -52,7 +53,7 @@ _OTHER_PROTOCOLS: Final = frozenset(
 class EdgeConfig(Config):
     """uvicorn's configuration and what our protocol needs beside it."""
 
-    limits: Limits
+    limits: Bounds
     deadlines: Deadlines
 
 
@@ -60,14 +61,16 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "fed", "fields", "headers",
-        "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering", "is_paused", "lead",
-        "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope", "state", "taken",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "entry", "fed", "fields",
+        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering",
+        "is_paused", "lead", "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope",
+        "state", "taken",
         "target", "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
         self.app = config.loaded_app
+        self.entry = _outermost(self.app)
         self.limits = config.limits
         self.deadlines = config.deadlines
         self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
@@ -116,6 +119,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.scope = {
             "type": "http",
             "asgi": _ASGI,
+            "app": self.app,
             "http_version": "1.1",
             "method": "",
             "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
@@ -501,7 +505,9 @@ class EdgeProtocol(asyncio.Protocol):
             self.rate_due = 0.0
         # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
         # for connections.
-        answer.task = asyncio.Task(answer.run(self.app), loop=self.loop, name="request")  # a name of its own costs more
+        answer.task = asyncio.Task(
+            answer.run(self.entry), loop=self.loop, name="request"
+        )  # a name of its own costs more
 
     def _stop(self, refusal: GatewayError) -> None:
         """Inside a parser callback: remember why, and make the parser give up."""
@@ -568,6 +574,16 @@ class _Methods(dict[bytes, str]):
 
 _METHODS: Final = _Methods()
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+def _outermost(app: Any) -> Any:
+    """The first layer of an app. Starlette's own `__call__` writes into the scope whose it is, as we do, and costs each
+    request a frame of Python and a coroutine for that."""
+    if not isinstance(app, Starlette):
+        return app
+    if app.middleware_stack is None:
+        app.middleware_stack = app.build_middleware_stack()
+    return app.middleware_stack
 
 
 def _odd_lead() -> BadRequest:

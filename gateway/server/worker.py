@@ -41,6 +41,7 @@ from gateway.runtime import Runtime
 from gateway.server import memory
 from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_keys, read_settings
+from gateway.server.bounds import Bounds
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
 from gateway.server.relief import GiveBack, relieve
@@ -351,7 +352,7 @@ class Worker:
             ssl_context_factory=(lambda config, default: tls) if tls else None,
             backlog=4096,
         )
-        config.limits = self.settings.gateway.limits
+        config.limits = Bounds(self.settings.gateway.limits)
         config.deadlines = self.runtime.deadlines
         return config
 

@@ -23,6 +23,7 @@ import msgspec
 from gateway.core.headers import field_text
 from gateway.errors import StoreUnavailable
 from gateway.model import Principal
+from gateway.stores.recall import Recall
 
 PREFIX = b"gw_"
 ID_LENGTH = 10  # 59 bits
@@ -30,7 +31,6 @@ LENGTH = 63  # gw_ + id + _ + 43 of secret + 6 of check
 FOREIGN_LENGTHS = range(20, 257)  # bytes of an imported key
 _BODY = LENGTH - 6
 _SECRET_LENGTH = 43  # 62^43 > 2^256
-_REMEMBERED = 16_384  # keys in use that are known without working out their MAC; all forgotten when there are more
 _INDEX = 16  # bytes of a digest that the table is indexed by; the rest is compared in constant time
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -148,7 +148,7 @@ def wire_of(pepper: Pepper, parts: list[bytes]) -> bytes:
 class KeyTable:
     """Every key that is accepted. Immutable; a change is a new table."""
 
-    __slots__ = ("_entries", "_known", "_mac", "_pepper", "_rows", "_told")
+    __slots__ = ("_entries", "_mac", "_pepper", "_rows", "_told")
 
     def __init__(self, pepper: Pepper, rows: Iterable[Row], told: Mapping[str, str] | None = None) -> None:
         """`told`: what the model server is told of a key, and in which header: `id`, `name`, `kind`, or a name among
@@ -159,19 +159,18 @@ class KeyTable:
         self._rows = {row.digest[:_INDEX]: row for row in rows}
         # Principals are made when first asked for, since most of 100,000 keys are silent; at most one for each row.
         self._entries: dict[bytes, tuple[bytes, Principal, float]] = {}
-        # By the keys themselves, those that were found lately. The dict compares what has the same hash, all 64 secret
-        # bits of it, so that its time tells nothing either.
-        self._known: dict[bytes, tuple[Principal, float]] = {}
 
     def find(self, presented: bytes, now: float) -> Principal | None:
-        """Whose key this is; None if nobody's or no longer valid. `now` is seconds since the epoch.
+        """Whose key this is; None if nobody's or no longer valid. `now` is seconds since the epoch."""
+        found = self.look_up(presented, now)
+        return found[0] if found is not None else None
+
+    def look_up(self, presented: bytes, now: float) -> tuple[Principal, float] | None:
+        """The same, and until when.
 
         The index is a part of the MAC: without the pepper nobody can choose what it is compared with, so that the time
         of the look-up tells nothing about the keys that exist.
         """
-        known = self._known.get(presented)
-        if known is not None and now < known[1]:
-            return known[0]
         if presented[:3] == b"gw_":
             if len(presented) != LENGTH or presented[_BODY:] != _check(presented[:_BODY]):
                 return None
@@ -184,10 +183,7 @@ class KeyTable:
         entry = self._entries.get(index) or self._enter(index)
         if entry is None or not compare_digest(entry[0], digest) or now >= entry[2]:
             return None
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[presented] = entry[1], entry[2]
-        return entry[1]
+        return entry[1], entry[2]
 
     def _enter(self, index: bytes) -> tuple[bytes, Principal, float] | None:
         row = self._rows.get(index)
@@ -249,7 +245,7 @@ class KeyTable:
         return f"<KeyTable of {len(self._rows)} keys, {len(self._entries)} in use>"
 
 
-def _nothing_is_known(presented: bytes, now: float) -> Principal | None:
+def _nothing_is_known(presented: bytes, now: float) -> tuple[Principal, float] | None:
     raise StoreUnavailable(headers=[(b"retry-after", b"5")])
 
 
@@ -264,7 +260,7 @@ class LiveKeys:
     def replace(self, table: KeyTable | None) -> None:
         """None: the store has never given any keys, and nobody can say whose one is."""
         self.table = table
-        self.find: Callable[[bytes, float], Principal | None] = table.find if table is not None else _nothing_is_known
+        self.find = Recall(table.look_up if table is not None else _nothing_is_known).find
 
     def __repr__(self) -> str:
         return f"<LiveKeys {self.table!r}>"

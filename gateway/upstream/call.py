@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from time import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -29,15 +29,29 @@ _VIA: Final = (b"via", b"1.1 gateway")
 Grants = Callable[["Call", Endpoint, str, float], bool]
 
 
-class Means(NamedTuple):
+class Means:
     """What a route's calls go upstream with."""
 
-    connections: Callable[[Endpoint], Connections]
-    timeouts: Timeouts
-    is_host_kept: bool
-    loop: asyncio.AbstractEventLoop
-    refusals: frozenset[int] = frozenset()  # statuses of answers instead of which another attempt may be made
-    grants: Grants | None = None  # asked whether it is
+    def __init__(
+        self,
+        connections: dict[Endpoint, Connections],
+        connect: Callable[[Endpoint], Connections],
+        timeouts: Timeouts,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_host_kept: bool = False,
+    ) -> None:
+        """`connections` are those that there are; `connect` makes, and puts there, what is missing."""
+        self.connections = connections
+        self.connect = connect
+        self.connect_within: float = timeouts.connect  # seconds, all four
+        self.first_byte: float = timeouts.first_byte
+        self.idle: float = timeouts.idle
+        self.total: float = timeouts.total
+        self.loop = loop
+        self.is_host_kept = is_host_kept
+        self.refusals: frozenset[int] = frozenset()  # statuses instead of which another attempt may be made
+        self.grants: Grants | None = None  # asked whether it is
 
 
 class Call:
@@ -76,7 +90,7 @@ class Call:
         self.is_whole = is_whole  # `body` is all of it, so that another attempt can send it again
         self.is_head = scope["method"] == "HEAD"
         self.is_sent = is_whole
-        self.total = monotonic() + means.timeouts.total  # when all must be over
+        self.total = monotonic() + means.total  # when all must be over
         self.is_hurried = False  # the client wants it over at `total`
         self.tried: list[Endpoint] = []  # that failed it
         self.failures = 0  # attempts that failed, but for stale connections
@@ -105,7 +119,7 @@ class Call:
     async def attempt(self, endpoint: Endpoint) -> None:
         """Send the request to `endpoint` and its answer to the client. Raises GatewayError."""
         means, exchange = self.means, self.exchange
-        connections = means.connections(endpoint)
+        connections = means.connections.get(endpoint) or means.connect(endpoint)
         # A body that cannot be sent twice never goes over a kept-alive connection, which may prove stale.
         connection = connections.take() if self.is_whole and not self.is_fresh else None
         if connection is None:
@@ -124,7 +138,7 @@ class Call:
                 alarm = means.loop.call_later(self.total - monotonic(), connection.fail, DeadlineExceeded())
             began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
-            until = min(began + means.timeouts.first_byte, self.total)
+            until = min(began + means.first_byte, self.total)
             if not self.is_whole:
                 until = self.total
                 upload = means.loop.create_task(self._upload(connection))
@@ -167,7 +181,7 @@ class Call:
         """A new connection, in the time that there is for it."""
         left = self.total - monotonic()
         try:
-            return await connections.open(min(self.means.timeouts.connect, left))
+            return await connections.open(min(self.means.connect_within, left))
         except ConnectTimeout as error:
             if self.is_hurried and monotonic() >= self.total:
                 raise DeadlineExceeded from error
@@ -196,7 +210,7 @@ class Call:
     async def _upload(self, connection: Connection) -> None:
         """Send the rest of the body as it comes from the client."""
         is_chunked = self._declared() == UNKNOWN_LENGTH
-        timeouts = self.means.timeouts
+        means = self.means
         try:
             while True:
                 message = await self.receive()
@@ -205,21 +219,21 @@ class Call:
                     return
                 body: bytes = message.get("body", b"")
                 if body:
-                    await connection.write(_chunk(body) if is_chunked else body, timeouts.idle)
+                    await connection.write(_chunk(body) if is_chunked else body, means.idle)
                 if not message.get("more_body", False):
                     break
         except GatewayError as error:
             connection.fail(error)
             return
         if is_chunked:
-            await connection.write(b"0\r\n\r\n", timeouts.idle)
+            await connection.write(b"0\r\n\r\n", means.idle)
         self.is_sent = True
         if not connection.reply.is_head_done:
-            connection.deadline = min(monotonic() + timeouts.first_byte, self.total)
+            connection.deadline = min(monotonic() + means.first_byte, self.total)
 
     async def _pass_on(self, connection: Connection, reply: Reply) -> None:
         """The answer, head first, then each part as it arrives."""
-        send, idle, total = self.send, self.means.timeouts.idle, self.total
+        send, idle, total = self.send, self.means.idle, self.total
         exchange = self.exchange
         body: bytes | None = None
         is_waiting = not reply.chunks and not reply.is_complete

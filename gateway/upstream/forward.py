@@ -44,7 +44,8 @@ class Forward:
     ) -> None:
         """`key_of` reads from a request what the policy picks by; None where it needs nothing of the request. `gates`
         are for pools that take only so many requests at one time."""
-        self.means = means._replace(refusals=retrier.rules.statuses, grants=retrier.grants)
+        self.means = means  # its own
+        means.refusals, means.grants = retrier.rules.statuses, retrier.grants
         self.key_of = key_of
         self.retrier = retrier
         self.budget = retrier.budget

@@ -16,6 +16,7 @@ from gateway.config.settings import Limits
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
 from gateway.errors import GatewayError
+from gateway.server.bounds import Bounds
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.upstream.connections import Connections
 from gateway.upstream.request import UNKNOWN_LENGTH, compose
@@ -92,7 +93,7 @@ class Client:
             app or self._forward, http=EdgeProtocol, interface="asgi3", lifespan="off", ws="none", log_config=None,
             proxy_headers=False,
         )  # fmt: skip
-        config.limits = limits or Limits()
+        config.limits = Bounds(limits or Limits())
         config.deadlines = self.deadlines
         config.load()
         state = ServerState()

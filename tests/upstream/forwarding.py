@@ -134,7 +134,7 @@ class Bench:
         self.budget = Budget(retry.budget.percent / 100, retry.budget.min_per_second, monotonic())
         timeouts = Timeouts(**options.pop("timeouts", {}))
         self.forward = Forward(
-            means=Means(self.connections.__getitem__, timeouts, False, asyncio.get_running_loop()),
+            means=Means(self.connections, self.connections.__getitem__, timeouts, asyncio.get_running_loop()),
             key_of=options.pop("key_of", None),
             retrier=Retrier(retry_rules(retry), self.budget, retry.buffer, Random(1)),
             rng=Random(1),
