@@ -21,7 +21,7 @@ COMPILED = (
     "core/pick/connections", "core/pick/dice", "core/pick/latency", "core/pick/prequal", "core/pick/turns",
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
-    "edge/stick", "edge/throttle", "edge/transform",
+    "edge/stick", "edge/throttle", "edge/tokens", "edge/transform",
     "server/answer", "server/bounds", "server/lead", "server/protocol", "server/target",
     "stores/locked", "stores/recall", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",

@@ -2,7 +2,7 @@
 
 The issuer's entry in the configuration decides alone: which algorithms, keys, audience. A token's header only selects
 among them; `jku`, `x5u`, `jwk` and `x5c`, by which a token would bring its own key, are never read. A verified token is
-remembered, by its hash, until it expires.
+remembered, a long one by its hash, until it expires.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import jwt
 
@@ -25,6 +25,7 @@ from gateway.stores.keysets import KeySet, check_algorithms
 _log = logging.getLogger("gateway.edge")
 
 LONGEST_TOKEN = 16 * 1024  # bytes; refused before anything in it is parsed
+_KEPT_WHOLE: Final = 1024  # bytes of a token that is remembered as it came; 10,000 of them are 10 MiB
 
 # What may not be set from a claim: it frames the message or is the gateway's to say.
 _UNSETTABLE = re.compile(
@@ -92,7 +93,7 @@ class Tokens:
         self._sources: dict[str, bytes] = {}
         self._keys: dict[str, KeySet] = {}
         self._revoked: dict[str, frozenset[str]] = {}
-        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._known: OrderedDict[bytes | str, tuple[Principal, float]] = OrderedDict()
         self._remembered = remembered
         self.adopt(keys or {})
 
@@ -128,12 +129,13 @@ class Tokens:
         """
         if len(token) > LONGEST_TOKEN:
             refuse("longer than 16 KiB")
-        digest = sha256(token).digest()
-        known = self._known.get(digest)
+        # Of a longer one its digest, which is text, and so nobody's token. The dict compares all of what it looks up.
+        key: bytes | str = token if len(token) <= _KEPT_WHOLE else sha256(token).hexdigest()
+        known = self._known.get(key)
         if known is not None:
             if now >= known[1]:
                 raise _genuine(refusal("expired"))
-            self._known.move_to_end(digest)
+            self._known.move_to_end(key)
             return known[0]
         trust, claims = self._prove(token)
         try:
@@ -145,7 +147,7 @@ class Tokens:
             principal = principal_of(trust, claims)
         except Unauthenticated as error:
             raise _genuine(error) from error
-        self._known[digest] = principal, until
+        self._known[key] = principal, until
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
         return principal

@@ -235,12 +235,12 @@ class Call:
         """The answer, head first, then each part as it arrives."""
         send, idle, total = self.send, self.means.idle, self.total
         exchange = self.exchange
-        body: bytes | None = None
         is_waiting = not reply.chunks and not reply.is_complete
         if is_waiting and (connection.error is not None or b"content-length" in reply.fields):
             # A body of known length is not long in coming, and one write takes both. If it does not come, the client
             # has seen nothing yet, and another endpoint may be asked.
-            body = await connection.read(idle, total)
+            while not reply.chunks and not reply.is_complete:
+                await connection.more(idle, total)
             is_waiting = False
         headers = passed_back(reply)
         headers += exchange.answer_headers
@@ -252,14 +252,13 @@ class Call:
         if is_waiting:  # the first event may be long in coming
             await send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
-            if body is None:
-                is_here = bool(reply.chunks) or reply.is_complete
-                body = connection.take(total) if is_here else await connection.read(idle, total)
-            is_last = reply.is_complete and not reply.chunks
+            while not reply.chunks and not reply.is_complete:
+                await connection.more(idle, total)
+            body = connection.take(total)
+            is_last = reply.is_complete
             await send({"type": "http.response.body", "body": body, "more_body": not is_last})
             if is_last:
                 return
-            body = None
 
 
 def passed_back(reply: Reply) -> list[Header]:

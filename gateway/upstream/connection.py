@@ -29,8 +29,9 @@ class Connection(asyncio.Protocol):
     """A connection; `is_idle` while no exchange uses it."""
 
     __slots__ = (
-        "deadline", "deadlines", "error", "idle_since", "is_closed", "is_ended", "is_idle", "is_reading", "is_reused",
-        "is_writable", "loop", "received", "reply", "sent_at", "transport", "waiter", "write_waiter",
+        "barren_reads", "deadline", "deadlines", "error", "idle_since", "is_closed", "is_ended", "is_idle",
+        "is_reading", "is_reused", "is_writable", "loop", "received", "reply", "sent_at", "transport", "waiter",
+        "write_waiter",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.is_reused = False
         self.is_reading = True
         self.is_writable = True
+        self.barren_reads = 0
 
     # --- the transport's side ---
 
@@ -151,21 +153,23 @@ class Connection(asyncio.Protocol):
     async def read(self, idle: float, total: float) -> bytes:
         """The next part of the body, as it arrived; see `reply.is_complete` for the end. `idle`: seconds it may take,
         `total`: when all must be over (monotonic). Raises UpstreamTruncated, UpstreamTimeout, ClientLeft."""
-        reply = self.reply
-        waits = 0
-        while not reply.chunks and not reply.is_complete:
-            if self.error is not None or self.is_closed:
-                raise self.error or UpstreamTruncated()
-            waits += 1
-            if waits > _EMPTY_READS:
-                raise UpstreamInvalid
-            self.deadline = min(monotonic() + idle, total)
-            await self._news()
-            self._check()
+        while not self.reply.chunks and not self.reply.is_complete:
+            await self.more(idle, total)
         return self.take(total)
 
+    def more(self, idle: float, total: float) -> asyncio.Future[None]:
+        """`read` without a coroutine: what to wait for while nothing is here, and then `take`."""
+        if self.error is not None or self.is_closed:
+            raise self.error or UpstreamTruncated()
+        self.barren_reads += 1
+        if self.barren_reads > _EMPTY_READS:
+            raise UpstreamInvalid
+        self.deadline = min(monotonic() + idle, total)
+        return self._news()
+
     def take(self, total: float) -> bytes:
-        """What is here of the body, which may be nothing."""
+        """What is here of the body."""
+        self.barren_reads = 0
         self.deadline = total  # a client that is slow to take this is not the server's silence
         body = self.reply.take()
         if not self.is_reading and not self.is_closed:
