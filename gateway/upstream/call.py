@@ -24,6 +24,7 @@ from gateway.upstream.watch import Watch
 
 _NOT_PASSED_BACK: Final = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
 _VIA: Final = (b"via", b"1.1 gateway")
+_TICK: Final = 0.001  # seconds that uvloop's timers may be early: they count whole ones, from when its round began
 
 
 Grants = Callable[["Call", Endpoint, str, float], bool]
@@ -135,7 +136,8 @@ class Call:
                 self.race.join(self, connection.cancel)
             if self.is_hurried:  # to the point, which sweeps of deadlines are not
                 self.tell_time()
-                alarm = means.loop.call_later(self.total - monotonic(), connection.fail, DeadlineExceeded())
+                left = self.total - monotonic() + _TICK
+                alarm = means.loop.call_later(left, connection.fail, DeadlineExceeded())
             began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
             until = min(began + means.first_byte, self.total)
