@@ -22,8 +22,8 @@ COMPILED = (
     "edge/authenticate", "edge/authorize", "edge/body", "edge/caller", "edge/enter", "edge/fields", "edge/in_flight",
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/tokens", "edge/transform",
-    "server/answer", "server/bounds", "server/lead", "server/protocol", "server/target",
-    "stores/locked", "stores/recall", "stores/table",
+    "server/accept", "server/answer", "server/bounds", "server/lead", "server/protocol", "server/room", "server/target",
+    "stores/leases", "stores/locked", "stores/recall", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",
     "upstream/reply", "upstream/request",
 )  # fmt: skip

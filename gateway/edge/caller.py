@@ -52,8 +52,11 @@ _WHO: dict[str, Who] = {"key": _key, "principal": _principal, "ip": _ip, "model"
 
 def network_of(who: str) -> str:
     """One caller for a whole IPv6 /64, which is what one subscriber has at least (RFC 6177): its addresses are free."""
+    text = who.removeprefix(_IP)
+    if ":" not in text:  # what every address of IPv6 has
+        return who
     try:
-        address = ip_address(who.removeprefix(_IP))
+        address = ip_address(text)
     except ValueError:
         return who
     if not isinstance(address, IPv6Address):

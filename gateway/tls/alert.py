@@ -43,7 +43,7 @@ class AlertingObject(ssl.SSLObject):
         if self.choose is not None:
             self._begin(self.choose)
         try:
-            super().do_handshake()
+            self._sslobj.do_handshake()  # as `SSLObject` does, and nothing else
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
             raise
         except ssl.SSLError as error:
@@ -54,18 +54,19 @@ class AlertingObject(ssl.SSLObject):
             self._failure = error
             raise ssl.SSLWantReadError from None
         if self.tally is not None:
-            cipher = self.cipher()
-            self.tally.count_handshake(self.version() or "", cipher[0] if cipher else "")
+            cipher = self._sslobj.cipher()
+            self.tally.count_handshake(self._sslobj.version() or "", cipher[0] if cipher else "")
         if self.is_validation:  # nothing more is said, once the last of the handshake was sent (RFC 8737, 3)
             self._failure = ssl.SSLError(ssl.SSL_ERROR_ZERO_RETURN, "the connection was for a validation")
             raise ssl.SSLWantReadError
 
     def shorten(self) -> None:
-        """What is called for each record leads straight to OpenSSL: `SSLObject`'s own methods only hand it on. Not for
-        an object that may yet begin on another context."""
+        """What is called for each record, and at the end of a handshake, leads straight to OpenSSL: `SSLObject`'s own
+        methods only hand it on. Not for an object that may yet begin on another context."""
         native: Any = self._sslobj
         own: Any = self
         own.read, own.write, own.pending = native.read, native.write, native.pending
+        own.cipher, own.compression, own.getpeercert = native.cipher, native.compression, native.getpeercert
 
     def _begin(self, choose: "Choose") -> None:
         """Look at the ClientHello, and leave it to the context that it calls for. Raises SSLWantReadError until all of
