@@ -113,6 +113,21 @@ class Refuses(Raises):
         raise Forbidden("not today", headers=[(b"x-why", b"tuesday")])
 
 
+class Tasks(Raises):
+    """Runs all that is behind it as a task, and each part of the answer as another."""
+
+    async def __call__(self, scope, receive, send):
+        async def apart(message):
+            await asyncio.create_task(send(message))
+
+        task = asyncio.create_task(self.app(scope, receive, apart))
+        try:
+            await asyncio.wait([task], timeout=5)
+        finally:
+            exchange_of(scope).answer_headers.append((b"x-ended", b"%d" % task.done()))
+        await task
+
+
 class Answers(Raises):
     """Takes the request itself."""
 
@@ -124,7 +139,7 @@ class Answers(Raises):
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 NAMES = ["Raises", "Exits", "Injects", "InjectsAlways", "BreaksOff", "Silent", "Mute", "Lies", "Cancels", "Refuses",
-         "Answers", "Smuggles"]  # fmt: skip
+         "Answers", "Smuggles", "Tasks"]  # fmt: skip
 
 
 class Counter:
@@ -331,3 +346,11 @@ def test_a_plugin_that_cannot_be_made_is_reported_and_changes_nothing(gateway: G
         assert "models.plain.plugins[0]" in problems[0]
         assert serves_on(gateway)
     assert gateway.reload(models) == []
+
+
+def test_a_plugin_may_make_tasks_of_what_it_calls(client: httpx2.Client) -> None:
+    answer = client.get("/models/tasks/x")
+    assert answer.status_code == 200
+    assert answer.json()["count"]
+    refused = client.get("/models/tasks/versions/none/x")
+    assert (refused.status_code, refused.headers["x-ended"]) == (404, "1"), "the task failed, and not what made it"

@@ -1,11 +1,12 @@
 """Answers as they are framed: large ones go out as the client takes them, errors as what they are."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
 
+from gateway.core.body import Receiver
 from tests.server.client_side import Client, settle
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -108,3 +109,50 @@ def test_an_error_in_place_of_a_head_that_cannot_be_is_framed_as_what_it_is(fiel
     assert b"content-length: 5" in head
     assert b"x-b" not in head
     assert body == b"sorry"
+
+
+def test_a_task_can_be_made_of_what_send_returns_as_of_any_coroutine() -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.create_task(send({"type": "http.response.start", "status": 200, "headers": []}))
+        part = {"type": "http.response.body", "body": b"a", "more_body": True}
+        await asyncio.wait_for(asyncio.gather(send(part), send(part)), 1)
+        last = send({"type": "http.response.body", "body": b"b"})
+        assert isinstance(last, Coroutine)
+        with pytest.raises(StopIteration):
+            last.send(None)
+        with pytest.raises(KeyError):
+            last.throw(KeyError("given"))
+        last.close()
+
+    async def scenario() -> bytes:
+        return await exchange(Client(app=app))
+
+    head, _, body = asyncio.run(scenario()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert joined(body) == b"aab"
+
+
+@pytest.mark.parametrize(("pieces", "expected"), [(1, b"four"), (2, None)])
+def test_only_a_body_that_is_all_here_can_be_taken_without_waiting_and_once(
+    pieces: int, expected: bytes | None
+) -> None:
+    taken: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert isinstance(receive, Receiver)
+        taken.append(receive.take())
+        if expected is None:
+            body = (await receive())["body"]
+            taken.append(body + (await receive())["body"])
+        taken.append(receive.take())
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def scenario() -> None:
+        it = Client(app=app)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+        await it.send(*([head + b"four"] if pieces == 1 else [head + b"fo", b"ur"]))
+        assert (await it.finish()).statuses == [204]
+
+    asyncio.run(scenario())
+    assert taken == ([b"four", None] if expected else [None, b"four", None])
