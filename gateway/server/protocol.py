@@ -505,9 +505,8 @@ class EdgeProtocol(asyncio.Protocol):
             self.rate_due = 0.0
         # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
         # for connections.
-        answer.task = asyncio.Task(
-            answer.run(self.entry), loop=self.loop, name="request"
-        )  # a name of its own costs more
+        # A name that tells tasks apart would have to be made for each.
+        answer.task = asyncio.Task(answer.run(self.entry), loop=self.loop, name="request")
 
     def _stop(self, refusal: GatewayError) -> None:
         """Inside a parser callback: remember why, and make the parser give up."""
