@@ -154,7 +154,11 @@ class OpenList:
         steady = [endpoint for endpoint in offered if endpoint not in self._ramping]
         if not steady:
             return offered
-        usual = sum([e.pending for e in steady]) / sum([e.weight for e in steady])
+        pending = weight = 0.0
+        for e in steady:  # not `sum`, which begins at a whole number: compiled, that was what it had to end at
+            pending += e.pending
+            weight += e.weight
+        usual = pending / weight
         full = [e for e in self._ramping if e.pending >= max(1.0, ramp(e, length, now) * usual * e.weight)]
         return tuple([e for e in offered if e not in full]) if full else offered
 

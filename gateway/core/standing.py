@@ -257,7 +257,11 @@ class Standing:
     def _total(self, word: int) -> float:
         """Over all workers, as far as they speak of this endpoint."""
         at = self._at
-        return sum([row[at + word] for row in self._rows if row[at + OWNER] == self.owner])
+        total = 0.0
+        for row in self._rows:
+            if row[at + OWNER] == self.owner:
+                total += row[at + word]
+        return total
 
     def _announce(self) -> None:
         self._set(MARK, self.owner)
