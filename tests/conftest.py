@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway import compiled
+
 # What is tested is what is in the files, unless the compiled modules are asked for by name.
 os.environ.setdefault("GATEWAY_COMPILED", "0")
+compiled.use()
 
 _IS_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
