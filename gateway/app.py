@@ -60,7 +60,7 @@ from gateway.core.inference import Informed
 from gateway.core.outcome import Watcher
 from gateway.core.pick import PROMPTED
 from gateway.core.pick import make as make_policy
-from gateway.core.policy import PromptPolicy
+from gateway.core.policy import Policy
 from gateway.core.pool import Pool
 from gateway.core.retry import STATUSES, RetryRules
 from gateway.core.snapshot import Route, Snapshot
@@ -231,13 +231,17 @@ def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int
     endpoints = [runtime.endpoint(e.url, slots[e.url], e.weight, tls) for e in arm.endpoints]
     for endpoint, each in zip(endpoints, arm.endpoints, strict=True):
         endpoint.tier = each.tier
-    policy = make_policy(arm.balance or model.balance, endpoints)
-    if isinstance(policy, PromptPolicy):
-        policy = Informed(policy, runtime.ledger)
-    watchers: tuple[Watcher, ...] = (policy,) if isinstance(policy, Watcher) else ()
+    balance = arm.balance or model.balance
+    policy: Policy
+    watchers: tuple[Watcher, ...] = ()
+    if balance.policy in PROMPTED:
+        policy = informed = Informed(PROMPTED[balance.policy](endpoints), runtime.ledger)
+        watchers = (informed,)
+    else:
+        policy = make_policy(balance, endpoints)
     if model.max_in_flight is not None and model.max_in_flight.adaptive is not None:
         watchers = (*watchers, runtime.gradients_of(name, version, model.max_in_flight.adaptive))
-    rules = rules_of(arm.balance or model.balance, model.ejection, model.breaker)
+    rules = rules_of(balance, model.ejection, model.breaker)
     served = arm.served_as
     names = served.model or name, served.version
     return Pool(name, version, endpoints, policy, names, watchers=watchers, rules=rules, on_eject=log_ejection)

@@ -4,10 +4,8 @@ Strict at the door: nothing is guessed and nothing is half taken. What is wrong 
 left out before the rules over several keys run, so that one run shows them all and none that is only a consequence.
 """
 
-import gc
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,6 +18,7 @@ from gateway.config.problems import ConfigError, Path, Problem
 from gateway.config.rules import RULES, Rule
 from gateway.config.settings import Settings
 from gateway.config.translate import findings
+from gateway.garbage import uncollected
 
 _ROUNDS = 12  # of leaving out; each goes one level up at least, and a file has fewer levels than this
 
@@ -29,19 +28,7 @@ def load(path: FilePath) -> Settings:
     return read(path)[0]
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hundreds of thousands of young objects, none of them garbage: looking for it takes half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_uncollected()
+@uncollected()
 def read(path: FilePath) -> tuple[Settings, Marks, list[Problem]]:
     """The settings in a file, where each key stands, and warnings. Raises ConfigError."""
     document = read_document(path, os.environ)

@@ -213,8 +213,10 @@ def endpoints_are_proved_in_one_way(settings: Settings) -> Iterator[Finding]:
         for label, version in model.versions.items():
             tls = version.upstream_tls or model.upstream_tls
             for index, endpoint in enumerate(version.endpoints):
+                if endpoint.address.scheme != "https":
+                    continue
                 known, owner = first.setdefault(endpoint.url, (tls, f"{name}@{label}"))
-                if endpoint.address.scheme == "https" and known != tls:
+                if known != tls:
                     path: Path = ("models", name, "versions", label, "endpoints", index)
                     yield Finding(path, f"{endpoint.url} has another upstream_tls in {owner}")
 
@@ -224,9 +226,10 @@ def _repeated(version: VersionSettings, path: Path) -> Iterator[Finding]:
         yield Finding(path, "needs at least one endpoint")
     seen: set[Address] = set()
     for index, endpoint in enumerate(version.endpoints):
-        if endpoint.address in seen:
+        address = endpoint.address
+        if address in seen:
             yield Finding((*path, index), f"{endpoint.url} is there already; for more work, give it a weight")
-        seen.add(endpoint.address)
+        seen.add(address)
 
 
 def limits_know_their_callers(settings: Settings) -> Iterator[Finding]:

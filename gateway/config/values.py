@@ -69,19 +69,23 @@ def resolve(value: Any) -> Any:
 
 def parse_duration(value: Any, longest: float = _LONGEST) -> float:
     """`5s`, `100ms`, `1h30m`, or a bare number of seconds -> seconds, at most `longest` (a year)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        text = str(value).strip()
-        found = _DURATION.findall(text)
-        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-            found, text = [(text, "s")], text + "s"
-        if not found or "".join(number + unit for number, unit in found) != text:
-            raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 2m, 1h30m")
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    seconds = float(value) if is_number else _seconds(str(value).strip())
+    if seconds is None:
+        raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 2m, 1h30m")
     if seconds > longest:
         raise ValueError(f"{value!r} is longer than {longest / 86400:.0f}d")
     return seconds
+
+
+@lru_cache(maxsize=256)  # 500 models with the same defaults have 7,000 durations, and a dozen different ones
+def _seconds(text: str) -> float | None:
+    found = _DURATION.findall(text)
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        found, text = [(text, "s")], text + "s"
+    if not found or "".join(number + unit for number, unit in found) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in found)
 
 
 def parse_size(value: Any) -> int:

@@ -157,17 +157,13 @@ class Prober:
 
         Must be called in the event loop's thread.
         """
-        before, self._probes = self._probes, {}
-        known = {_same(probe.target): probe.vitals for probe in before.values()}
-        for target in targets:
-            if target in self._probes:
-                continue
-            probe = before.pop(target, None)
-            if probe is None:
-                probe = _Probe(target, known.get(_same(target), target.start))
-            self._probes[target] = probe
-        for probe in before.values():
-            self._end(probe)
+        before = self._probes
+        wanted = dict.fromkeys(targets)
+        new = wanted.keys() - before.keys()
+        known = {_same(probe.target): probe.vitals for probe in before.values()} if new else {}
+        self._probes = {t: _Probe(t, known.get(_same(t), t.start)) if t in new else before[t] for t in wanted}
+        for target in before.keys() - wanted.keys():
+            self._end(before[target])
         self._connect()
         self._by_url = {}
         for target, probe in self._probes.items():

@@ -47,10 +47,14 @@ class Published(msgspec.Struct):
         return Settings.model_validate_json(self.settings).model_copy(update={"models": dict(models)})
 
 
-def texts_of(settings: Settings) -> tuple[bytes, dict[str, bytes]]:
-    """What to publish of `settings`: all but the models, and each model."""
-    models = {name: model.model_dump_json().encode() for name, model in settings.models.items()}
-    return settings.model_copy(update={"models": {}}).model_dump_json().encode(), models
+def text_of(settings: Settings) -> bytes:
+    """What to publish of `settings`, but for the models."""
+    return settings.model_copy(update={"models": {}}).model_dump_json().encode()
+
+
+def texts_of_models(settings: Settings) -> dict[str, bytes]:
+    """What to publish of each model."""
+    return {name: model.model_dump_json().encode() for name, model in settings.models.items()}
 
 
 def write(state_dir: Path, published: Published) -> None:

@@ -15,6 +15,7 @@ from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.jwks import key_of_file, load_files, read_revoked
 from gateway.control.publish import Published
+from gateway.garbage import uncollected
 from gateway.stores import htpasswd
 from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError, text_of
@@ -27,6 +28,7 @@ Validator = Callable[[Settings], Iterable[Problem]]
 Code = Callable[[], dict[str, str]]  # a digest of every module of plugins that is imported
 
 
+@uncollected()
 def prepare(
     config: Path,
     before: Published | None,
@@ -60,12 +62,11 @@ def prepare(
         slots = {}
     if problems:
         raise ConfigError(problems)
-    text, models = publish.texts_of(settings)
     published = Published(
         generation=before.generation + 1 if before else 1,
-        settings=text,
+        settings=publish.text_of(settings),
         folder=str(config.resolve().parent),
-        models=models,
+        models=publish.texts_of_models(settings),
         slots=slots,
         keys=keys,
         jwks=jwks,
@@ -194,8 +195,7 @@ class Reloader:
                 await self._renew_credentials()
                 return self.problems
             settings, waiting = keep_running(self.settings, settings)
-            text, models = publish.texts_of(settings)
-            published = replace(published, settings=text, models=models)
+            published = replace(published, settings=publish.text_of(settings))
             if is_forced or published != replace(self.published, generation=published.generation):
                 self.problems = await self._hand_out(published, settings)
                 self._note(waiting)

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 _log = logging.getLogger("gateway.controller")
 
-_POLL_SECONDS = 0.25  # certificates and keys are to be live within a second
+_POLL_SECONDS = 0.1  # certificates and keys are to be live within a second
+_IDLE = 5  # times as long as a look took: 10,000 certificates are not to be looked at all the time
 _SETTLE_SECONDS = 0.1  # files are written in several steps; read when they have been still for so long
 _SETTLE_TIMES = 20  # a file that never is, a log among the certificates, must not keep the others from being read
 
@@ -54,14 +56,16 @@ class Watcher:
     async def run(self) -> None:
         """Never returns. Whoever has not marked anything hears of everything once."""
         while True:
+            began = time.monotonic()
             now = await self._look()
+            pause = max(_POLL_SECONDS, _IDLE * (time.monotonic() - began))
             if now != self.seen:
                 now = await self._settled(now)
             if now != self.seen:  # still: somebody else may have had it read meanwhile
                 self.seen = now
                 _log.info("files changed: reloading")
                 await self._tell()
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _settled(self, now: Stamp) -> Stamp:
         for _ in range(_SETTLE_TIMES):

@@ -5,7 +5,7 @@ nobody watches pay nothing for it.
 """
 
 from math import inf
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from gateway.core.endpoint import Endpoint
 from gateway.errors import ClientError, GatewayError
@@ -33,7 +33,6 @@ class Outcome(NamedTuple):
         return self.status >= 500 and self.status != 501
 
 
-@runtime_checkable
 class Watcher(Protocol):
     """Is told of the attempts in a pool. `request` is what the pool's policy was given to pick by. Clocks: monotonic
     seconds. Every `began` is followed by one `ended`, whatever happens."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.prompt import Prompt
@@ -18,7 +18,6 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
 class PromptPolicy(Policy, Protocol):
     """A policy that reads prompts; `pick` is for what has none. See `pick/prompted.py`."""
 

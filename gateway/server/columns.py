@@ -25,8 +25,10 @@ class Columns:
 
     def assign(self, slots: Mapping[str, int]) -> None:
         """From now on these endpoints have these columns. What a column says of an earlier owner is wiped."""
-        self.slots = slots
+        before, self.slots = self.slots, slots
         for url, slot in slots.items():
+            if before.get(url) == slot:
+                continue
             owner = _digest(url)
             if self.zone.owners[slot] != owner:
                 self.zone.drains[slot] = 0.0

@@ -30,6 +30,7 @@ from gateway.control.publish import Published
 from gateway.control.reload import Reloader
 from gateway.control.renew import Renewal
 from gateway.control.watch import Watcher
+from gateway.garbage import settle
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
 from gateway.server.stoppable import Stoppable
@@ -114,6 +115,7 @@ class Controller:
         )
         loop.add_signal_handler(signal.SIGTERM, server.stop)
         self._apply(self.reloader.published, self.reloader.settings)
+        settle()
         self.zone.header[GENERATION] = self.reloader.published.generation
         for end in {*self.columns.drained.values()} - {math.inf}:
             self._do(self._end_sessions(end))
@@ -292,8 +294,7 @@ class Controller:
             for version in model.versions.values():
                 health, tls = version.health or model.health, version.upstream_tls or model.upstream_tls
                 for endpoint in version.endpoints:
-                    target = self._target(endpoint, health, tls)
-                    yield target._replace(drain=endpoint.drain or endpoint.url in drained)
+                    yield self._target(endpoint, health, tls, drain=endpoint.drain or endpoint.url in drained)
 
     def _sources(self, settings: Settings) -> Iterator[Source]:
         for model in settings.models.values():
@@ -306,14 +307,16 @@ class Controller:
                     context = self.contexts.of(tls) if endpoint.address.scheme == "https" else None
                     yield Source(endpoint.url, metrics.path, metrics.port, context, tls.server_name)
 
-    def _target(self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS) -> Target:
+    def _target(
+        self, endpoint: EndpointSettings, health: HealthSettings | None, tls: UpstreamTLS, *, drain: bool
+    ) -> Target:
         context = None
         if health and endpoint.address.scheme == "https":
             is_grpc = health.type == "grpc"
             context = (self.grpc_contexts if is_grpc else self.contexts).of(tls)
             if is_grpc:
                 context.set_alpn_protocols(["h2"])
-        return Target.of(endpoint.url, health, tls=context, server_name=tls.server_name)
+        return Target.of(endpoint.url, health, drain=drain, tls=context, server_name=tls.server_name)
 
     def drain(self, urls: set[str], deadline: float | None) -> None:
         """By command: send no new work to these endpoints, and after `deadline` seconds no session's either."""

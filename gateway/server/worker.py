@@ -5,7 +5,6 @@ runs and end. It answers in its row of the zone.
 """
 
 import asyncio
-import gc
 import logging
 import math
 import os
@@ -37,6 +36,7 @@ from gateway.edge.journal import Journal
 from gateway.edge.meters import FLUSH_SECONDS, Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
+from gateway.garbage import settle
 from gateway.runtime import Runtime
 from gateway.server import memory
 from gateway.server.accept import Reception
@@ -146,7 +146,7 @@ class Worker:
         self.row[LOADED] = self.published.generation
         self.row[PID] = os.getpid()
         self._on_published()
-        _settle_memory()
+        settle()
         try:
             await self.server.serve(sockets=[place.https])
         finally:
@@ -388,14 +388,6 @@ def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
         await worker.run()
 
     uvloop.run(main())
-
-
-def _settle_memory() -> None:
-    """What is loaded by now stays to the end: the collector need not look at it again, and requests in flight need not
-    be looked at every 700 objects (Python's default), as they hold no cycles that matter."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _ignore_terminal() -> None:

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config.settings import Settings
-from gateway.control.publish import Published, texts_of
+from gateway.control.publish import Published, text_of, texts_of_models
 from gateway.core.snapshot import Route
 from gateway.server import adoption
 from gateway.server.adoption import Breath, kept, let_go, read_settings
@@ -22,8 +22,7 @@ def at(*urls: str, **options: Any) -> dict[str, Any]:
 
 
 def published(settings: Settings, generation: int = 1) -> Published:
-    text, models = texts_of(settings)
-    return Published(generation, text, "/", models)
+    return Published(generation, text_of(settings), "/", texts_of_models(settings))
 
 
 def taken_over(old: Settings, new: Settings) -> Settings:

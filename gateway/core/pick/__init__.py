@@ -52,7 +52,7 @@ Within = Literal[
     "prequal",
 ]
 
-# Those that read prompts: `snapshot.PromptPolicy`.
+# Those that read prompts: `policy.PromptPolicy`.
 PROMPTED: Mapping[str, Callable[[Sequence[Endpoint]], PromptPolicy]] = {
     "llm": Llm,
     "lpwl": LeastPrefill,
