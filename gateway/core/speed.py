@@ -11,6 +11,7 @@ MOST_PRIOR: Final = 30.0
 SLOPES: Final = 10.0
 DOUBT: Final = 5.0  # samples that differ by NOISE of their mean, taken to have been seen within endpoints
 NOISE: Final = 0.5
+FIRM: Final = 1.0  # samples, as far from the mean as that is from 0, taken to have shown the default's slope
 FEW: Final = 1e-3  # so faded that it counts for nothing
 
 
@@ -90,14 +91,18 @@ class Fleet:
 
     __slots__ = ("mean_x", "mean_y", "prior", "slope", "variance")
 
-    def __init__(self, lines: Sequence[Line]) -> None:
+    def __init__(self, lines: Sequence[Line], default: tuple[float, float]) -> None:
         weight = sum([line.weight for line in lines])
         self.mean_x = sum([line.weight * line.mean_x for line in lines]) / weight
         self.mean_y = sum([line.weight * line.mean_y for line in lines]) / weight
         spread = sum([line.sum_xx for line in lines])
-        self.variance = spread / weight
-        # Were each endpoint moved to the common mean: different bases must not bend the slope.
-        self.slope = max(sum([line.sum_xy for line in lines]) / spread, 0.0) if spread > 0.0 else 0.0
+        # Were each endpoint moved to the common mean: different bases must not bend the slope. And as if a few samples
+        # had shown the default's, at this fleet's pace: a dozen prompts of like length would show any slope, or none.
+        base, slope = default
+        pace = self.mean_y / (base + slope * self.mean_x)
+        firm = FIRM * self.mean_x**2
+        self.variance = (spread + firm) / (weight + FIRM)
+        self.slope = max((sum([line.sum_xy for line in lines]) + firm * slope * pace) / (spread + firm), 0.0)
         self.prior = self._prior(lines, weight)
 
     def at(self, x: float) -> float:
@@ -133,5 +138,5 @@ def fit(lines: Sequence[Line], now: float, default: tuple[float, float]) -> list
         line.age(now)
     if sum([line.weight for line in lines]) < FEW:
         return [default] * len(lines)
-    fleet = Fleet(lines)
+    fleet = Fleet(lines, default)
     return [fleet.line(line) for line in lines]

@@ -145,6 +145,21 @@ def test_one_sample_each_does_not_tell_endpoints_apart() -> None:
     assert pool[1].work.e / pool[0].work.e < 1.6
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_first_prompts_of_like_length_still_show_that_more_tokens_take_longer(samples: int) -> None:
+    """All took about as long: taken for a matter of the endpoints alone, nothing that waits there would count."""
+    pool, dice = make_pool(8), Random(4)
+    policy = Llm(pool)
+    for _ in range(samples):
+        for endpoint in pool:
+            stream = endpoint.work.begin(dice.randint(2200, 2600), 0, 100, 0.0)
+            stream.first(0.34 if endpoint is pool[3] else 0.36)
+            stream.end(1.0, 101)
+    wait(pool[3], 8000)
+    assert policy.choose(pool, Prompt(2400), 1.0, DICE) is not pool[3]
+    assert pool[3].work.a == pytest.approx(0.35 / 2400, rel=0.3)
+
+
 def test_it_learns_from_answers_in_one_piece_too() -> None:
     pool, dice = make_pool(2), Random(3)
     policy = Llm(pool)
@@ -206,6 +221,23 @@ def test_a_kept_beginning_draws_a_prompt_unless_too_much_waits_there() -> None:
     assert {policy.choose(pool, prompt, 31.0, DICE).slot for _ in range(50)} == {1}
     policy.begin(pool[1], Prompt(60_000), 31.0)
     assert policy.choose(pool, prompt, 31.0, DICE) is pool[0]
+
+
+@pytest.mark.parametrize(("length", "chosen"), [(100, 0), (50_000, 1)])
+def test_a_beginning_that_many_share_is_kept_twice_where_there_is_time_to_prefill_it(length: int, chosen: int) -> None:
+    """`length`: tokens that both endpoints have prefilled lately."""
+    pool = make_pool(2)
+    policy = Llm(pool)
+    teach(pool, [(0.04, 0.008)] * 2)
+    prompt = Prompt(6400, range(100))
+    hold(pool[1], 20)
+    for _ in range(20):
+        policy.begin(pool[1], prompt, 40.0).first(40.3)
+    for endpoint in pool:
+        stream = endpoint.work.begin(length, 0, 100, 57.0)
+        stream.first(57.0 + 4e-5 * length)
+        stream.end(60.0)
+    assert policy.choose(pool, prompt, 60.0, DICE) is pool[chosen]
 
 
 def test_a_long_prompt_goes_where_it_stops_fewer_streams() -> None:

@@ -6,14 +6,14 @@
     score = QUEUE wait + ttft + O tpot        what it costs itself, for an output of O tokens
           + others a new felt                 what its prefill costs those that are there before it
           + others O/2 s d own                what its tokens cost them; on average they are half done
-          + REDO fleet's a new                what its prefill takes from those to come
+          + REDO p fleet's a new              what its prefill takes from those to come
           + error cost
 
 `ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
 the tokens that its steps read, `own` those of this request, `others` the requests in flight there. a, b, d, e are each
 endpoint's own, learned from what passed through it, and so is s = 1/(1 - share of its time that prefills take): what
-these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. O is the
-route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to be like the others,
+these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. p is how
+pressed the fleet is for time to prefill, 0 to 1. O is the route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to be like the others,
 and so is one that nothing was heard of for long: it is explored by few requests, as one that is late with its first
 token is not sent more.
 
@@ -39,8 +39,10 @@ from gateway.core.work import ENGINE_FRESH, RECENT, Work
 QUEUE: Final = 26.0
 # A second in which an endpoint prefills what another one keeps is lost to all that would have come meanwhile, and what
 # is kept twice pushes out what is then missed. In seconds of the fleet, not of the endpoint, and the same for all where
-# none keeps anything: it holds conversations together, and says nothing of who is fast.
+# none keeps anything: it holds conversations together, and says nothing of who is fast. A fleet with time to spare loses
+# nothing: it may well keep a beginning that many share on all of its endpoints.
 REDO: Final = 40.0
+PRESSED: Final = 0.2  # share of prefills in the fleet's time, from which on it has none to spare
 FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
 # Share of prefills in an endpoint's time, at most. What comes next is not all like what came last: were a long prompt
 # or two taken for its lot, too few endpoints would be left with all of the short ones.
@@ -57,13 +59,13 @@ OUTPUT: Final = 200.0
 class Llm(Prompted):
     """Exact full scan: 1 us an endpoint."""
 
-    __slots__ = ("_endpoints", "_output", "_prefill", "_settle_at", "_strangers")
+    __slots__ = ("_endpoints", "_output", "_redo", "_settle_at", "_strangers")
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(endpoints)
         self._endpoints = tuple(endpoints)
         self._output = OUTPUT
-        self._prefill = FIRST[1]
+        self._redo = REDO * FIRST[1]  # seconds for each token
         self._settle_at = -inf
         self._strangers = [Strangers() for _ in endpoints]
 
@@ -74,7 +76,7 @@ class Llm(Prompted):
         uncached = self._uncached(candidates, prompt)
         output = min(self._output, prompt.output) if prompt.output else self._output
         own = prompt.tokens + output / 2
-        redo = REDO * self._prefill
+        redo = self._redo
         scores = []
         for endpoint, new in zip(candidates, uncached, strict=True):
             work = endpoint.work
@@ -130,8 +132,11 @@ class Llm(Prompted):
         eaches = fit([work.speed.each for work in works], now, EACH)
         for work, (b, a), (e, d) in zip(works, firsts, eaches, strict=True):
             work.b, work.a, work.e, work.d = b, a, e, d
-            work.stretch = 1.0 / (1.0 - min(busy(work, now), BUSIEST))
-        self._prefill = sum([work.a for work in works]) / len(works)
+        shares = [busy(work, now) for work in works]
+        for work, share in zip(works, shares, strict=True):
+            work.stretch = 1.0 / (1.0 - min(share, BUSIEST))
+        pressed = min(sum(shares) / len(works) / PRESSED, 1.0)
+        self._redo = REDO * pressed * sum([work.a for work in works]) / len(works)
         outputs = [work.speed.output for work in works]
         weight = sum([line.weight for line in outputs])
         if weight > 0.0:
