@@ -29,7 +29,7 @@ _STALE_BOUND: Final = 3  # stale connections in a row before the endpoint itself
 
 _log = logging.getLogger("gateway.upstream")
 
-KeyOf = Callable[[Scope, Exchange], bytes]
+KeyOf = Callable[[Scope, Exchange], Any]  # bytes or None for most policies, an `Inference` for those that read prompts
 
 
 def log_ejection(ejected: Ejected) -> None:
