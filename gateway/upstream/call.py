@@ -25,6 +25,7 @@ from gateway.upstream.watch import Watch
 _NOT_PASSED_BACK: Final = HOP_BY_HOP | {b"x-request-id"}  # the gateway's own is the one that logs know
 _VIA: Final = (b"via", b"1.1 gateway")
 _TICK: Final = 0.001  # seconds that uvloop's timers may be early: they count whole ones, from when its round began
+_LATER: Final = 1.0  # seconds by which a sweep leaves a client's deadline to the alarm, which knows whose fault it is
 
 
 Grants = Callable[["Call", Endpoint, str, float], bool]
@@ -59,7 +60,7 @@ class Call:
     """One request on its way: what every attempt at it shares."""
 
     __slots__ = (
-        "body",
+        "body", "bound",
         "exchange",
         "failures",
         "is_fresh",
@@ -91,7 +92,7 @@ class Call:
         self.is_whole = is_whole  # `body` is all of it, so that another attempt can send it again
         self.is_head = scope["method"] == "HEAD"
         self.is_sent = is_whole
-        self.total = monotonic() + means.total  # when all must be over
+        self.total = self.bound = monotonic() + means.total  # when all must be over, and when a sweep sees to it
         self.is_hurried = False  # the client wants it over at `total`
         self.tried: list[Endpoint] = []  # that failed it
         self.failures = 0  # attempts that failed, but for stale connections
@@ -107,7 +108,7 @@ class Call:
         end = self.exchange.started + seconds
         if end < self.total:
             self.is_hurried = True
-            self.total = end
+            self.total, self.bound = end, end + _LATER
         self.tell_time()
 
     def tell_time(self) -> None:
@@ -140,9 +141,9 @@ class Call:
                 alarm = means.loop.call_later(left, connection.fail, DeadlineExceeded())
             began = monotonic()
             connection.begin(self._request(connections), is_head=self.is_head)
-            until = min(began + means.first_byte, self.total)
+            until = min(began + means.first_byte, self.bound)
             if not self.is_whole:
-                until = self.total
+                until = self.bound
                 upload = means.loop.create_task(self._upload(connection))
             answer = connection.expect(until)
             if answer is not None:
@@ -231,11 +232,11 @@ class Call:
             await connection.write(b"0\r\n\r\n", means.idle)
         self.is_sent = True
         if not connection.reply.is_head_done:
-            connection.deadline = min(monotonic() + means.first_byte, self.total)
+            connection.deadline = min(monotonic() + means.first_byte, self.bound)
 
     async def _pass_on(self, connection: Connection, reply: Reply) -> None:
         """The answer, head first, then each part as it arrives."""
-        send, idle, total = self.send, self.means.idle, self.total
+        send, idle, total = self.send, self.means.idle, self.bound
         exchange = self.exchange
         is_waiting = not reply.chunks and not reply.is_complete
         if is_waiting and (connection.error is not None or b"content-length" in reply.fields):
