@@ -13,9 +13,9 @@
 the tokens that its steps read, `own` those of this request, `others` the requests in flight there. a, b, d, e are each
 endpoint's own, learned from what passed through it, and so is s = 1/(1 - share of its time that prefills take): what
 these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. p is how
-pressed the fleet is for time to prefill, 0 to 1. O is the route's average. There is nothing to configure. An endpoint that nothing is known of yet is taken to be like the others,
-and so is one that nothing was heard of for long: it is explored by few requests, as one that is late with its first
-token is not sent more.
+pressed the fleet is for time to prefill, 0 to 1. O is the route's average. There is nothing to configure. An endpoint
+that nothing is known of yet is taken to be like the others, and so is one that nothing was heard of for long: it is
+explored by few requests, as one that is late with its first token is not sent more.
 
 Where engines tell their own load (`engine_metrics`), requests that reached them by other ways count as those of this
 gateway do, as far as their tokens can be guessed, and one that finds the cache full waits until others have made room.
@@ -39,8 +39,8 @@ from gateway.core.work import ENGINE_FRESH, RECENT, Work
 QUEUE: Final = 26.0
 # A second in which an endpoint prefills what another one keeps is lost to all that would have come meanwhile, and what
 # is kept twice pushes out what is then missed. In seconds of the fleet, not of the endpoint, and the same for all where
-# none keeps anything: it holds conversations together, and says nothing of who is fast. A fleet with time to spare loses
-# nothing: it may well keep a beginning that many share on all of its endpoints.
+# none keeps anything: it holds conversations together, and says nothing of who is fast. A fleet with time to spare
+# loses nothing: it may well keep a beginning that many share on all of its endpoints.
 REDO: Final = 40.0
 PRESSED: Final = 0.2  # share of prefills in the fleet's time, from which on it has none to spare
 FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
