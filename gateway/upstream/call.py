@@ -60,7 +60,7 @@ class Call:
     """One request on its way: what every attempt at it shares."""
 
     __slots__ = (
-        "body", "bound",
+        "body",
         "exchange",
         "failures",
         "is_fresh",
@@ -92,7 +92,7 @@ class Call:
         self.is_whole = is_whole  # `body` is all of it, so that another attempt can send it again
         self.is_head = scope["method"] == "HEAD"
         self.is_sent = is_whole
-        self.total = self.bound = monotonic() + means.total  # when all must be over, and when a sweep sees to it
+        self.total = monotonic() + means.total  # when all must be over
         self.is_hurried = False  # the client wants it over at `total`
         self.tried: list[Endpoint] = []  # that failed it
         self.failures = 0  # attempts that failed, but for stale connections
@@ -108,8 +108,13 @@ class Call:
         end = self.exchange.started + seconds
         if end < self.total:
             self.is_hurried = True
-            self.total, self.bound = end, end + _LATER
+            self.total = end
         self.tell_time()
+
+    @property
+    def bound(self) -> float:
+        """When a sweep of deadlines ends it."""
+        return self.total + _LATER if self.is_hurried else self.total
 
     def tell_time(self) -> None:
         """Have the request say how much of its time is left. Raises DeadlineExceeded."""

@@ -74,8 +74,7 @@ class Hedger:
         if not pool.candidates(tried) or not self.hedging.budget.take(monotonic()):
             return
         twin = Call(call.means, call.scope, call.receive, call.send, call.body, is_whole=True)
-        twin.total, twin.bound, twin.is_hurried = call.total, call.bound, call.is_hurried
-        twin.tried, twin.race = tried, race
+        twin.total, twin.is_hurried, twin.tried, twin.race = call.total, call.is_hurried, tried, race
         exchange.attempts += 1
         exchange.note().hedges += 1
         race.tasks[twin] = call.means.loop.create_task(self._second(twin, pool, key))
