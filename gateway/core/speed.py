@@ -102,7 +102,9 @@ class Fleet:
         pace = self.mean_y / (base + slope * self.mean_x)
         firm = FIRM * self.mean_x**2
         self.variance = (spread + firm) / (weight + FIRM)
-        self.slope = max((sum([line.sum_xy for line in lines]) + firm * slope * pace) / (spread + firm), 0.0)
+        shown = sum([line.sum_xy for line in lines]) + firm * slope * pace
+        # All at 0, as whole answers to a lone client are: nothing was shown, and what is left is the default's.
+        self.slope = max(shown / (spread + firm), 0.0) if spread + firm > 0.0 else slope * pace
         self.prior = self._prior(lines, weight)
 
     def at(self, x: float) -> float:
@@ -126,7 +128,8 @@ class Fleet:
         level = factor * expected
         prior = SLOPES * self.variance
         spread = own.sum_xx + prior
-        slope = max((own.sum_xy + prior * factor * self.slope) / spread, 0.0) if spread > 0.0 else 0.0
+        shown = own.sum_xy + prior * factor * self.slope
+        slope = max(shown / spread, 0.0) if spread > 0.0 else factor * self.slope
         base = level - slope * own.mean_x
         return (base, slope) if base >= 0.0 else (0.0, level / own.mean_x)
 
@@ -136,7 +139,7 @@ def fit(lines: Sequence[Line], now: float, default: tuple[float, float]) -> list
     fades into that."""
     for line in lines:
         line.age(now)
-    if sum([line.weight for line in lines]) < FEW:
+    if sum([line.weight for line in lines]) < FEW or not any(line.mean_y > 0.0 for line in lines):
         return [default] * len(lines)
     fleet = Fleet(lines, default)
     return [fleet.line(line) for line in lines]

@@ -178,6 +178,23 @@ def test_it_learns_from_answers_in_one_piece_too() -> None:
     assert speeds[0] == pytest.approx(0.05 + 150 * 0.008, rel=0.2)
 
 
+def test_a_lone_client_whose_answers_come_in_one_piece_teaches_it_too() -> None:
+    """Nothing else ran meanwhile: all that is known of the seconds for a token was seen beside an empty cache."""
+    pool, dice = make_pool(2), Random(3)
+    policy = Llm(pool)
+    for number in range(20):
+        now = number * 2.0
+        endpoint = policy.choose(pool, Prompt(100), now, dice)
+        stream = policy.begin(endpoint, Prompt(100), now)
+        stream.learn_whole(now + 1.5, 50)
+        stream.end(now + 1.5)
+    assert {e.work.speed.each.mean_x for e in pool} == {0.0}
+    policy.choose(pool, Prompt(100), 40.0, dice)
+    for work in (e.work for e in pool):
+        assert work.b + work.a * 100 + 50 * work.e == pytest.approx(1.5, rel=0.2)
+        assert work.d == pytest.approx(1e-7 * work.e / 0.01, rel=0.01)
+
+
 def test_an_endpoint_that_nothing_is_known_of_is_like_the_others() -> None:
     pool = make_pool(4)
     policy = Llm(pool)

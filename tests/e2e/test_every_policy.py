@@ -1,13 +1,14 @@
 """Every way to balance a model, once, in one gateway: what each one hands to the next is what that can take. The
 compiled modules are strict about types that the same sources do not look at."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
-from gateway.core.pick import POLICIES
+from gateway.core.pick import POLICIES, PROMPTED
 from tests.e2e.harness import DemoModel, Gateway
 
 KEYS: dict[str, dict[str, Any]] = {
@@ -31,9 +32,11 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with DemoModel() as one, DemoModel() as other:
+    with DemoModel() as one, DemoModel() as other, DemoModel() as quiet:
         arm = {"endpoints": [one.url, other.url], "served_as": {"model": "demo"}}
         models = {name: {"auth": [], "versions": {"v1": arm}, **options} for name, options in WAYS.items()}
+        lone = {"auth": [], "versions": {"v1": {"endpoints": [quiet.url], "served_as": {"model": "demo"}}}}
+        models |= {f"lone-{name}": {**lone, "balance": {"policy": name}} for name in PROMPTED}
         with Gateway(models) as gateway:
             yield gateway
 
@@ -51,6 +54,16 @@ def test_it_serves_answers_in_one_piece_and_in_many_with_or_without_what_it_pick
                 == 200
             )
         assert client.get(f"/models/{name}/v2/health/ready").status_code == 200  # no prompt, no body
+
+
+@pytest.mark.parametrize("name", sorted(PROMPTED))
+def test_a_lone_client_is_answered_in_one_piece_again_and_again(gateway: Gateway, name: str) -> None:
+    """With pauses, in which what the answer before has shown is made use of."""
+    body = {"model": f"lone-{name}", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+    with gateway.client() as client:
+        for _ in range(3):
+            assert _status(client, "/v1/chat/completions", body) == 200
+            time.sleep(0.3)
 
 
 def _status(client: httpx2.Client, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> int:
