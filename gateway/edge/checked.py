@@ -1,14 +1,20 @@
-"""Right inside the plugins: what they made of a request's fields must still be fields.
+"""Both borders of the plugins.
 
-A plugin that copies a decoded parameter into a field would otherwise let a client write a second request to the model
-server. A route without plugins has no such layer: the server's parser and `config/` have looked at everything else.
+Their outer one: fields may be pairs of any kind to ASGI, and bodies anything like bytes, and so Starlette's own answers
+have them; the layers around, which may be compiled, know tuples and bytes alone. Their inner one does the same for what
+they hand on, and what they made of a request's fields must still be fields: a plugin that copies a decoded parameter
+into a field would otherwise let a client write a second request to the model server. A route without plugins has no
+such layer: the server's parser and `config/` have looked at everything else.
 """
 
 import re
+from collections.abc import Awaitable, Iterable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.core.body import Receiver
 from gateway.core.headers import serialise
+from gateway.model import Header
 
 # RFC 9110, 5.1 and 5.5; names in lower case, as all layers compare them.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
@@ -24,7 +30,37 @@ class Checked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            lines = serialise(scope["headers"])
-            if lines.count(b"\n") != len(scope["headers"]) or _FIELDS.fullmatch(lines) is None:
+            headers = scope["headers"] = _pairs(scope["headers"])
+            lines = serialise(headers)
+            if lines.count(b"\n") != len(headers) or _FIELDS.fullmatch(lines) is None:
                 raise RuntimeError("a plugin left a header field that cannot be sent")
+            if not isinstance(receive, Receiver):
+                receive = _received(receive)
         await self.app(scope, receive, send)
+
+
+def answered(send: Send) -> Send:
+    """For the outermost of the plugins."""
+
+    def told(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": _pairs(message.get("headers", ()))}
+        elif not isinstance(message.get("body", b""), bytes):
+            message = {**message, "body": bytes(memoryview(message["body"]))}
+        return send(message)
+
+    return told
+
+
+def _received(receive: Receive) -> Receive:
+    async def told() -> Message:
+        message = await receive()
+        if not isinstance(message.get("body", b""), bytes):
+            message = {**message, "body": bytes(memoryview(message["body"]))}
+        return message
+
+    return told
+
+
+def _pairs(headers: Iterable[Iterable[bytes]]) -> list[Header]:
+    return [(name, value) for name, value in headers]

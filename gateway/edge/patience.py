@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.edge.checked import answered
 from gateway.errors import PluginTimeout
 
 _MARGIN = 1.0  # seconds behind `timeouts.total`, so that who is late by that alone is named by its own error
@@ -23,7 +24,7 @@ class Patience:
         limit = asyncio.timeout(self.seconds)
         try:
             async with limit:
-                await self.app(scope, receive, send)
+                await self.app(scope, receive, answered(send))
         except TimeoutError as error:
             if limit.expired():
                 raise PluginTimeout from error

@@ -128,6 +128,25 @@ class Tasks(Raises):
         await task
 
 
+class Lists(Raises):
+    """Pairs that are lists and a body that is no `bytes`, in both directions, as ASGI and Starlette allow."""
+
+    async def __call__(self, scope, receive, send):
+        async def received():
+            message = await receive()
+            return {**message, "body": bytearray(message["body"])} if "body" in message else message
+
+        async def sent(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*map(list, message["headers"]), [b"x-listed", b"yes"]]
+            elif message["type"] == "http.response.body":
+                message["body"] = memoryview(message["body"])
+            await send(message)
+
+        scope["headers"] = [[name, value] for name, value in scope["headers"]]
+        await self.app(scope, received, sent)
+
+
 class Answers(Raises):
     """Takes the request itself."""
 
@@ -139,7 +158,7 @@ class Answers(Raises):
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 NAMES = ["Raises", "Exits", "Injects", "InjectsAlways", "BreaksOff", "Silent", "Mute", "Lies", "Cancels", "Refuses",
-         "Answers", "Smuggles", "Tasks"]  # fmt: skip
+         "Answers", "Smuggles", "Tasks", "Lists"]  # fmt: skip
 
 
 class Counter:
@@ -183,6 +202,9 @@ def gateway(counter: Counter) -> Iterator[Gateway]:
             "both": public({"use": "plugins.example.Example", "greeting": "outer"}, {"use": "plugins.bad.Refuses"}),
             "hangs": public({"use": "plugins.bad.Hangs"}, timeouts={"total": "200ms"}),
             "hangslater": public({"use": "plugins.bad.HangsLater"}, timeouts={"total": "200ms"}),
+            "listsmetered": public(
+                {"use": "plugins.bad.Lists"}, limits=[{"rate": "1000000/second", "unit": "tokens", "per": "ip"}]
+            ),
             **{name.lower(): public({"use": f"plugins.bad.{name}"}) for name in NAMES},
         }
         settings = {"plugins": [{"use": "plugins.ip_filter.IPFilter", "deny": ["192.0.2.0/24"]}]}
@@ -354,3 +376,9 @@ def test_a_plugin_may_make_tasks_of_what_it_calls(client: httpx2.Client) -> None
     assert answer.json()["count"]
     refused = client.get("/models/tasks/versions/none/x")
     assert (refused.status_code, refused.headers["x-ended"]) == (404, "1"), "the task failed, and not what made it"
+
+
+@pytest.mark.parametrize("limits", ["lists", "listsmetered"])
+def test_a_plugin_may_use_lists_and_anything_like_bytes(client: httpx2.Client, limits: str) -> None:
+    answer = client.post(f"/models/{limits}/x", content=b"said")
+    assert (answer.status_code, answer.json()["body"], answer.headers["x-listed"]) == (200, "said", "yes")
