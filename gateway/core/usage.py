@@ -7,10 +7,12 @@ counted.
 
 import json
 from collections import deque
+from math import inf
 from typing import Any, Final
 
 TAIL: Final = 4096  # bytes of an answer's end that are kept; vLLM, SGLang and llama.cpp put `usage` in the last 1 KiB
-_scan = json.JSONDecoder().raw_decode
+_DIGITS: Final = 15  # of a count of tokens; a longer number is none
+_scan = json.JSONDecoder(parse_int=lambda text: int(text) if len(text) <= _DIGITS else inf).raw_decode
 
 
 class Tail:
@@ -52,7 +54,7 @@ def last_usage(tail: bytes) -> dict[str, Any] | None:
         return None
     try:
         usage: Any = _scan(tail[start + 8 :].decode("utf-8", "replace").lstrip())[0]
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return usage if isinstance(usage, dict) else None
 

@@ -58,7 +58,7 @@ def estimate(exchange: Exchange, scope: Scope) -> Estimate:
         return Estimate(int(length) // _BYTES_PER_TOKEN if length.isdigit() else 0, 0)
     try:
         completion = _decode_wish(body).tokens()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = 0  # the model server will say what is wrong with it
     return Estimate(len(body) // _BYTES_PER_TOKEN, completion)
 

@@ -66,6 +66,19 @@ def test_a_stream_without_a_bill_is_measured_by_its_events() -> None:
     assert endpoint.work.speed.each.mean_y == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("bill", [b'"usage":' + b"[" * 4000, b'"usage":{"completion_tokens":%b}' % (b"9" * 400)])
+def test_a_bill_that_nobody_can_read_is_none(bill: bytes) -> None:
+    """An echo writes what its client likes there."""
+    play = Play()
+    inference, endpoint = play.begin()
+    inference.begin(is_stream=True)
+    inference.pass_on(EVENT, endpoint, 0.5)
+    inference.pass_on(EVENT + bill, endpoint, 0.7)
+    play.policy.ended(inference, endpoint, ended(), 0.7)
+    assert play.picture() == [(0, 0), (0, 0)]
+    assert endpoint.work.speed.each.mean_y == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("error", [ClientLeft(), UpstreamTruncated()])
 def test_what_breaks_off_teaches_no_speed_of_tokens_and_leaves_nothing_behind(error: GatewayError) -> None:
     play = Play()

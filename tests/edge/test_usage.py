@@ -308,6 +308,7 @@ def test_a_body_that_streams_through_is_estimated_by_its_length() -> None:
     assert estimated(None, b"4000") == (1000, 0)
     assert estimated(None) == (0, 0)
     assert estimated(b"\x00\xff not JSON") == (2, 0)
+    assert estimated(b'{"messages":' + b"[" * 100_000) == (25_003, 0)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +326,8 @@ def test_a_body_that_streams_through_is_estimated_by_its_length() -> None:
         (b'{"usage":{"total_tokens":"x","prompt_tokens":[]}}', None),
         (b'{"usage":{"total_tok', None),
         (b'{"usage":{"total_tokens":-5}}', 0),
+        (b'{"usage":{"total_tokens":%b}}' % (b"9" * 400), 100),
+        (b'{"usage":' + b"[" * 4000, None),
         (b"", None),
     ],
 )
