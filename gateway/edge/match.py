@@ -1,5 +1,6 @@
 """Which route a request takes: it is handed to the chain of its model."""
 
+import re
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -21,6 +22,10 @@ BODY_METHODS: Final = frozenset(("POST", "PUT", "PATCH"))
 # All that is read of an OpenAI body. Not a class statement, which a compiler would make another thing of.
 _Named: Any = msgspec.defstruct("Named", [("model", str | None, None)])
 _decode_named = msgspec.json.Decoder(_Named).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_JSON: Final = re.compile(rb"json|text/plain|x-www-form-urlencoded")
+# How an object begins in whatever encoding a reader guesses: Python's takes UTF-16 and UTF-32.
+_OBJECT: Final = re.compile(rb"[\s\0\xef\xbb\xbf\xff\xfe]*\{")
 
 
 class Match:
@@ -104,17 +109,32 @@ def host_name(host: bytes) -> str:
 
 
 def _is_json(fields: dict[bytes, bytes]) -> bool:
-    """True unless a content type says otherwise; OpenAI's clients always send application/json."""
-    kind = fields.get(b"content-type")
-    return kind is None or kind == b"application/json" or b"json" in kind.lower()
+    """True unless a content type says otherwise. OpenAI's clients always send application/json; curl and browsers call
+    anything text or a form, and not every model server looks."""
+    kind = fields.get(b"content-type", b"")
+    return kind in (b"", b"application/json") or _JSON.search(kind.lower()) is not None
 
 
 def model_in(body: bytes, *, is_required: bool) -> str | None:
-    """The `model` of a JSON body. Raises BadRequest if the body is not a JSON object and it `is_required`."""
+    """The `model` of a JSON body. Raises BadRequest if the body is not a JSON object and it `is_required`, or if it is
+    one to others perhaps (UTF-16, NaN): what they find in it nobody has authorised."""
     try:
         named: str | None = _decode_named(body).model
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if is_required:
-            raise BadRequest(f"The request's body is not a JSON object with a `model`: {error}.") from error
-        return None
+            raise _unreadable(error) from error
+        named = _model_among(body) if _OBJECT.match(body) is not None else None
     return named
+
+
+def _model_among(body: bytes) -> str | None:
+    """The same, where a `model` that is no text is none."""
+    try:
+        named = bytes(_decode_members(body).get("model", b""))
+        return msgspec.json.decode(named, type=str) if named[:1] == b'"' else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BadRequest:
+    return BadRequest(f"The request's body is not a JSON object with a `model`: {error}.")
