@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 from bench import site
 from bench.contestants import ROOT
 from bench.fleet import report
-from bench.fleet.peers import OURS, PEERS, present, started
+from bench.fleet.joining import joining
+from bench.fleet.peers import OURS, PEERS, Balancer, present, started
 from bench.fleet.report import Figures
 from bench.fleet.scenarios import SCENARIOS, Ask, Scenario
 from bench.processes import Failed, Running, ended, free_ports, run
 
 _RESULTS = ROOT / "bench" / "results-fleet.json"
 _CHART = ROOT / "docs" / "balancing.png"
+_START = 5.0  # seconds that the clients may take until they are ready
 
 
 def main() -> int:
@@ -54,21 +57,33 @@ def play(scenario: Scenario, names: list[str], place: site.Site, options: argpar
     asks = scenario.traffic(Random(options.seed), options.seconds)
     if not asks:
         raise Failed("no requests")
-    urls: dict[str, str] = {}
+    late = scenario.late
+    fleets: dict[str, list[int]] = {}
+    balancers: dict[str, Balancer] = {}
     with contextlib.ExitStack() as stack:
         for number, name in enumerate(names):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=place.folder)))
-            ports = start_fleet(scenario, folder, options, stack)
-            urls[name] = stack.enter_context(started(name, ports, folder, place.folder / "certs"))
+            fleets[name] = ports = start_fleet(scenario, folder, options, stack)
+            first = ports[: len(ports) - late]
+            balancers[name] = stack.enter_context(started(name, first, folder, place.folder / "certs"))
             print(f"  {number + 1}/{len(names)} {name}", file=sys.stderr, flush=True)
-        results = load(asks, urls, place, options.speed)
-    return {name: report.figures(asks, results[name], options.speed) for name in names}
+        began = time.monotonic() + _START
+        halfway = began + options.seconds / options.speed / 2
+        with joining(halfway, [(balancers[name], fleets[name][-late:]) for name in names if late]):
+            results = load(asks, {name: each.url for name, each in balancers.items()}, place, options.speed, began)
+        found = {name: report.figures(asks, results[name], options.speed) for name in names}
+        for name in names if late else ():
+            share = report.newcomers(arrivals(balancers[name].folder), fleets[name], late, options.speed)
+            found[name] = found[name]._replace(share=share)
+    return found
 
 
 def start_fleet(
     scenario: Scenario, folder: Path, options: argparse.Namespace, stack: contextlib.ExitStack
 ) -> list[int]:
     """Its engines, until the stack is left -> their ports. Raises Failed."""
+    folder = folder / "fleet"  # what it prints is apart from what its balancer does
+    folder.mkdir()
     ports = free_ports(len(scenario.engines))
     fleet = [{**engine._asdict(), "port": port} for engine, port in zip(scenario.engines, ports, strict=True)]
     (folder / "fleet.json").write_text(json.dumps(fleet) + "\n")
@@ -80,9 +95,16 @@ def start_fleet(
     return ports
 
 
-def load(asks: list[Ask], urls: dict[str, str], place: site.Site, speed: float) -> dict[str, Any]:
-    """The clients -> what they saw, by balancer. Raises Failed."""
-    plan = json.dumps({"speed": speed, "urls": urls, "asks": [[ask.at, ask.parts, ask.output] for ask in asks]})
+def arrivals(folder: Path) -> list[tuple[float, int]]:
+    """What the fleet of `folder` noted: when, and at which port, each prompt came."""
+    lines = [line.split() for line in (folder / "fleet" / "stdout").read_text().splitlines()]
+    return [(float(at), int(port)) for at, port in lines]
+
+
+def load(asks: list[Ask], urls: dict[str, str], place: site.Site, speed: float, began: float) -> dict[str, Any]:
+    """The clients, whose time 0 is `began` -> what they saw, by balancer. Raises Failed."""
+    rows = [[ask.at, ask.parts, ask.output] for ask in asks]
+    plan = json.dumps({"began": began, "speed": speed, "urls": urls, "asks": rows})
     command = [sys.executable, "-m", "bench.fleet.load", str(place.certificate)]
     done = subprocess.run(command, input=plan + "\n", cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

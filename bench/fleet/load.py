@@ -1,6 +1,8 @@
 """Clients of several balancers at one time: each gets the same requests at the same moments.
 
-usage: python -m bench.fleet.load CERTIFICATE < {"speed": …, "asks": [[at, parts, output], …], "urls": {name: url}}
+usage: python -m bench.fleet.load CERTIFICATE <
+    {"began": …, "speed": …, "asks": [[at, parts, output], …], "urls": {name: url}}
+where "began" is the time 0 of the requests, by CLOCK_MONOTONIC; now if that has passed.
 Prints {name: [[status, seconds to the first token, seconds to the end], …]}; status 0: no whole answer came.
 """
 
@@ -90,7 +92,7 @@ async def main(plan: dict[str, Any], certificate: str) -> None:
     async def one(name: str, number: int, body: bytes) -> None:
         results[name][number] = await clients[name].ask(body)
 
-    began = time.monotonic() + 0.5
+    began = max(plan["began"], time.monotonic())
     for number, (at, parts, output) in enumerate(plan["asks"]):
         body = {"model": "demo", "messages": [{"role": "user", "content": text(parts)}], "max_tokens": output}
         data = json.dumps({**body, "stream": True}).encode()

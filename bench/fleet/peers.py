@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.contestants import ROOT, TABLE, Missing, find
 from bench.processes import Running, ended, free_ports
@@ -62,25 +62,53 @@ def present(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+class Balancer(NamedTuple):
+    """One that runs before engines on `ports`."""
+
+    peer: Peer
+    ports: Sequence[int]
+    folder: Path
+    words: dict[str, Any]  # of its configuration
+    running: Running
+
+    @property
+    def port(self) -> int:
+        port: int = self.words["port"]
+        return port
+
+    @property
+    def url(self) -> str:
+        """Where clients ask it."""
+        return f"{'https' if self.peer.is_tls else 'http'}://localhost:{self.port}/v1/chat/completions"
+
+
 @contextlib.contextmanager
-def started(name: str, ports: Sequence[int], folder: Path, certificates: Path) -> Iterator[str]:
-    """Run it before engines on `ports` until the block ends -> where clients ask it. Raises Failed."""
+def started(name: str, ports: Sequence[int], folder: Path, certificates: Path) -> Iterator[Balancer]:
+    """Run it before engines on `ports` until the block ends. Raises Failed."""
     peer = PEERS[name]
     port, admin_port = free_ports(2)
+    words: dict[str, Any] = {
+        "policy": peer.policy, "port": port, "admin_port": admin_port, "folder": folder, "certificates": certificates,
+        "config": folder / peer.template, "user": "user root;" if os.geteuid() == 0 else "",
+    }  # fmt: skip
+    command = [render(word, words) for word in _COMMANDS[peer.program]]
+    if peer.template:
+        configure(peer, ports, folder, words)
+    else:
+        command += [f"http://127.0.0.1:{each}" for each in ports]
+    with ended(Running(name, command, folder, {"PYTHONPATH": str(ROOT)})) as running:
+        running.wait_for_port(port, 60)
+        yield Balancer(peer, ports, folder, words, running)
+
+
+def configure(peer: Peer, ports: Sequence[int], folder: Path, words: dict[str, Any]) -> None:
+    """Write its file for engines on `ports`, or put it in the place of an earlier one."""
     servers = {
         "nginx": "\n".join(f"    server 127.0.0.1:{each};" for each in ports),
         "haproxy": "\n".join(f"  server e{each} 127.0.0.1:{each}" for each in ports),
     }
-    words = {
-        "policy": peer.policy, "port": port, "admin_port": admin_port, "folder": folder, "certificates": certificates,
-        "config": folder / peer.template, "user": "user root;" if os.geteuid() == 0 else "",
-        "servers": servers.get(peer.program, ""), "urls": ", ".join(f"http://127.0.0.1:{each}" for each in ports),
-    }  # fmt: skip
-    if peer.template:
-        (folder / peer.template).write_text(render_file(f"peers/fleet/{peer.template}", words))
-    command = [render(word, words) for word in _COMMANDS[peer.program]]
-    if not peer.template:
-        command += [f"http://127.0.0.1:{each}" for each in ports]
-    with ended(Running(name, command, folder, {"PYTHONPATH": str(ROOT)})) as running:
-        running.wait_for_port(port, 60)
-        yield f"{'https' if peer.is_tls else 'http'}://localhost:{port}/v1/chat/completions"
+    urls = ", ".join(f"http://127.0.0.1:{each}" for each in ports)
+    text = render_file(f"peers/fleet/{peer.template}", {**words, "servers": servers.get(peer.program), "urls": urls})
+    new = folder / f"{peer.template}.new"
+    new.write_text(text)
+    new.replace(folder / peer.template)  # whole, whoever reads it now

@@ -9,6 +9,8 @@ from bench.fleet.peers import OURS, QUEUED
 from bench.fleet.scenarios import TPOT, TTFT, Ask
 
 _NEAR = 0.03  # of the best: as good as the best
+_EARLY = 5.0  # seconds of the engines, after the first of those that joined was asked
+_FAIR = 2.0  # fair shares that one of them may have in that time
 _JITTER = 0.05  # seconds of the engines: what one run of a first-token time differs from the next by itself
 
 
@@ -20,6 +22,7 @@ class Figures(NamedTuple):
     p99: float
     end: float  # seconds to the last token, p99
     failed: int
+    share: float | None = None  # `newcomers`, where engines join
 
 
 def figures(asks: Sequence[Ask], results: Sequence[Sequence[float]], speed: float) -> Figures:
@@ -37,6 +40,17 @@ def figures(asks: Sequence[Ask], results: Sequence[Sequence[float]], speed: floa
     )
 
 
+def newcomers(came: Sequence[tuple[float, int]], ports: Sequence[int], late: int, speed: float) -> float:
+    """The most prompts that one of the last `late` of the engines on `ports` had in its first seconds, in fair shares;
+    0: nobody was sent any. `came`: when, by the clock, and where each prompt did."""
+    joined = ports[-late:]
+    times = [at for at, port in came if port in joined]
+    if not times:
+        return 0.0
+    early = [port for at, port in came if min(times) <= at < min(times) + _EARLY / speed]
+    return max(early.count(port) for port in joined) * len(ports) / len(early)
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that so large a share does not exceed; infinite if there is none."""
     ordered = sorted(values)
@@ -45,11 +59,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def table(title: str, found: Mapping[str, Figures]) -> str:
     """In Markdown."""
+    has_share = any(each.share is not None for each in found.values())
     lines = [
-        f"| {title} | goodput | TTFT p50 | TTFT p99 | end p99 | failed |",
-        "|---|---|---|---|---|---|",
+        f"| {title} | goodput | TTFT p50 | TTFT p99 | end p99 | failed |" + " new one's share |" * has_share,
+        "|---|---|---|---|---|---|" + "---|" * has_share,
         *(
             f"| {name} | {each.goodput:.3f} | {each.p50:.3f} s | {each.p99:.2f} s | {each.end:.1f} s | {each.failed} |"
+            + ("" if each.share is None else f" {each.share:.2f} x |")
             for name, each in found.items()
         ),
     ]
@@ -60,9 +76,11 @@ def missed(scenario: str, found: Mapping[str, Figures]) -> list[str]:
     """Where ours, as it is configured for that, is neither the best nor as good as it."""
     ours = found.get(QUEUED, found[OURS])
     others = [each for name, each in found.items() if name not in (OURS, QUEUED)]
-    if not others:
-        return []
     lines = []
+    if ours.share is not None and not 0.0 < ours.share <= _FAIR:
+        lines.append(f"{scenario}: one that joined had {ours.share:.2f} times its share, {_FAIR:g} at most is fair")
+    if not others:
+        return lines
     best = max(each.goodput for each in others)
     if ours.goodput < best * (1 - _NEAR):
         lines.append(f"{scenario}: goodput {ours.goodput:.3f}, the best has {best:.3f}")

@@ -36,6 +36,7 @@ class Scenario(NamedTuple):
     title: str
     engines: Sequence[Engine]
     traffic: Callable[[Random, float], list[Ask]]
+    late: int = 0  # of the engines, the last ones: they join halfway, with cold caches
 
 
 def poisson(dice: Random, rate: float, seconds: float) -> list[float]:
@@ -137,4 +138,5 @@ SCENARIOS = {
     "slow": Scenario(
         "one of 8 H100 six times slower, 80/s", [Engine("h100", slower=6.0)] + [_H100] * 7, conversations(80.0)
     ),
+    "scale-out": Scenario("4 to 8 H100, cold, 40/s", [_H100] * 8, conversations(40.0), late=4),
 }  # fmt: skip

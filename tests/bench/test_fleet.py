@@ -12,7 +12,7 @@ import pytest
 from bench.fleet import report
 from bench.fleet.load import text
 from bench.fleet.peers import OURS, PEERS, QUEUED
-from bench.fleet.report import Figures, figures, missed, quantile
+from bench.fleet.report import Figures, figures, missed, newcomers, quantile
 from bench.fleet.scenarios import SCENARIOS, Ask, heavy_tail, long_conversations, sessions, zipf
 from bench.processes import Failed
 from gateway.demo.engine import BLOCK, PROFILES
@@ -49,7 +49,7 @@ def test_equal_beginnings_have_equal_texts_of_the_right_length_and_others_differ
 
 def test_every_scenario_has_eight_engines_that_there_are() -> None:
     for scenario in SCENARIOS.values():
-        assert len(scenario.engines) == 8
+        assert len(scenario.engines) == 8 > scenario.late
         assert {engine.profile for engine in scenario.engines} <= PROFILES.keys()
 
 
@@ -75,6 +75,28 @@ def figure(goodput: float, p99: float) -> Figures:
     return Figures(goodput, 0.1, p99, 5.0, 0)
 
 
+def test_a_share_is_that_of_the_one_that_had_most_in_the_five_seconds_after_the_first_was_asked() -> None:
+    before = [(at * 0.1, port) for at in range(50) for port in (1, 2)]
+    early = [(5.0 + at * 0.1, port) for at in range(50) for port in (1, 2, 3, 3, 4)]
+    later = [(10.0 + at * 0.1, 4) for at in range(50)]
+    assert newcomers(before + early + later, [1, 2, 3, 4], 2, 1.0) == pytest.approx(2 / 5 * 4)
+    assert newcomers(before + early + later, [1, 2, 3, 4], 2, 0.5) == pytest.approx(100 / 300 * 4)  # 10 s of the clock
+    assert newcomers(before, [1, 2, 3, 4], 2, 1.0) == 0.0
+
+
+def test_one_that_joined_is_neither_to_be_flooded_nor_to_be_left_idle() -> None:
+    fair, flooded, idle = (figure(1.0, 1.0)._replace(share=share) for share in (1.5, 2.1, 0.0))
+    assert missed("x", {OURS: fair, "a": flooded}) == []
+    assert len(missed("x", {OURS: flooded, "a": fair})) == len(missed("x", {OURS: idle})) == 1
+
+
+def test_shares_are_shown_where_engines_join() -> None:
+    plain, joined = figure(1.0, 1.0), figure(1.0, 1.0)._replace(share=1.5)
+    assert "share" not in report.table("x", {OURS: plain})
+    *_, last = report.table("x", {OURS: joined}).splitlines()
+    assert last.endswith("| 0 | 1.50 x |")
+
+
 def test_ours_is_to_be_the_best_or_as_good_and_speed_for_few_is_no_rival() -> None:
     assert missed("x", {OURS: figure(0.99, 1.0), "a": figure(1.0, 1.0), "b": figure(0.5, 0.2)}) == []
     assert len(missed("x", {OURS: figure(0.90, 1.0), "a": figure(1.0, 1.0)})) == 1
@@ -97,7 +119,8 @@ def test_what_was_measured_before_is_kept_if_it_was_measured_alike(tmp_path: Pat
 def test_clients_see_first_tokens_ends_and_failures() -> None:
     with DemoModel(engine="h100", speed=5) as good:
         urls = {"good": f"{good.url}/v1/chat/completions", "gone": "http://127.0.0.1:1/v1/chat/completions"}
-        plan = {"speed": 1.0, "urls": urls, "asks": [[0.0, [["own 1", 500]], 40], [0.05, [["own 2", 500]], 1]]}
+        asks = [[0.0, [["own 1", 500]], 40], [0.05, [["own 2", 500]], 1]]
+        plan = {"began": 0.0, "speed": 1.0, "urls": urls, "asks": asks}
         command = [sys.executable, "-m", "bench.fleet.load", "none"]
         done = subprocess.run(
             command, input=json.dumps(plan) + "\n", cwd=ROOT, capture_output=True, text=True, check=True, timeout=60

@@ -11,10 +11,11 @@ from typing import Any
 from bench.fleet.load import text
 from bench.fleet.peers import OURS, QUEUED
 from bench.fleet.scenarios import SCENARIOS, Ask, Scenario
+from gateway.core.endpoint import Health
 from gateway.core.pool import Pool
 from gateway.core.prompt import chain_of
 from tests.sim.engine import A100, H100, L40S, Profile
-from tests.sim.measure import figures
+from tests.sim.measure import Figures, figures
 from tests.sim.world import Request, World
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results-fleet.json"
@@ -30,6 +31,7 @@ POLICIES = {
     "sglang-router, cache_aware": "cache_aware",
 }
 NEAR = 0.03  # what two runs may differ by without one being better
+NEAR_SHARE = 0.3  # fair shares; one is 25 requests in 5 s, of which chance moves five
 BLOCK = 64  # tokens
 LEFT_OUT = ("fails",)  # there what counts is who tries again, which the simulator's other policies do not
 
@@ -50,24 +52,26 @@ def request(ask: Ask) -> Request:
     return found
 
 
-def simulated(scenario: Scenario, policy: str, seed: int, seconds: float) -> float:
-    """Goodput."""
+def simulated(scenario: Scenario, policy: str, seed: int, seconds: float) -> Figures:
     kind, _, late = policy.partition(" + ")
     world = World(profiles(scenario), kind, seed, block=BLOCK, is_late=bool(late))
     if kind != "llm":  # the others leave nobody out
         world.pool = Pool("m", "v", world.endpoints, world.pool.policy, ("m", None))
+    for place in range(len(scenario.engines) - scenario.late, len(scenario.engines)):
+        world.set_health(place, Health.DOWN, 0.0)
+        world.after(seconds / 2, lambda now, place: world.set_health(place, Health.UP, now), place)
     world.run([(ask.at, request(ask)) for ask in scenario.traffic(Random(seed), seconds)])
-    return figures(world).goodput
+    return figures(world)
 
 
-def disagreements(found: Mapping[str, tuple[float, float]]) -> list[str]:
+def disagreements(found: Mapping[str, tuple[float, float]], near: float = NEAR) -> list[str]:
     """Pairs of which one is better in the simulator, and the other over sockets, by more than chance. `found`: the
-    goodput of each balancer there and here."""
+    goodput of each balancer, or another figure, there and here."""
     names, lines = list(found), []
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
             there, here = (found[one][n] - found[other][n] for n in (0, 1))
-            if there * here < 0.0 and abs(there) > NEAR and abs(here) > NEAR:
+            if there * here < 0.0 and abs(there) > near and abs(here) > near:
                 lines.append(f"{one} and {other}")
     return lines
 
@@ -83,15 +87,21 @@ def main() -> int:
         if measured is None or name in LEFT_OUT:
             continue
         by_policy = {policy: simulated(scenario, policy, seed, seconds) for policy in set(POLICIES.values())}
-        found = {
-            peer: (by_policy[policy], measured[peer]["goodput"])
-            for peer, policy in POLICIES.items()
-            if peer in measured
-        }
+        there = {peer: policy for peer, policy in POLICIES.items() if peer in measured}
+        found = {peer: (by_policy[policy].goodput, measured[peer]["goodput"]) for peer, policy in there.items()}
+        cells = {peer: f"{one:.3f} / {other:.3f}" for peer, (one, other) in found.items()}
         pairs = disagreements(found)
+        if scenario.late:  # where everybody is in time, what counts is who floods the new ones
+            found = {peer: (by_policy[policy].share, measured[peer]["share"]) for peer, policy in there.items()}
+            cells = {peer: f"{cells[peer]}, {one:.2f} / {other:.2f} x" for peer, (one, other) in found.items()}
+            pairs += disagreements(found, NEAR_SHARE)
         differing += len(pairs)
-        cells = [f"{found[peer][0]:.3f} / {found[peer][1]:.3f}" if peer in found else "" for peer in POLICIES]
-        print(f"| {scenario.title} | " + " | ".join(cells) + f" | {'; '.join(pairs) or 'none'} |", flush=True)
+        print(
+            f"| {scenario.title} | "
+            + " | ".join(cells.get(peer, "") for peer in POLICIES)
+            + f" | {'; '.join(pairs) or 'none'} |",
+            flush=True,
+        )
     return min(differing, 1)
 
 

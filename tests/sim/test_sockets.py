@@ -2,8 +2,11 @@
 
 from random import Random
 
+import pytest
+
 from bench.fleet.scenarios import SCENARIOS, Ask
 from bench.fleet.scenarios import sessions as traffic
+from bench.processes import Failed
 from tests.sim.sockets import BLOCK, disagreements, profiles, request, simulated
 
 
@@ -22,7 +25,17 @@ def test_engines_are_those_of_the_bench() -> None:
 
 
 def test_who_counts_connections_loses_in_the_simulator_what_it_loses_over_sockets() -> None:
-    assert simulated(SCENARIOS["sessions"], "llm", 1, 20.0) > simulated(SCENARIOS["sessions"], "two_choices", 1, 20.0)
+    ours, theirs = (simulated(SCENARIOS["sessions"], policy, 1, 20.0) for policy in ("llm", "two_choices"))
+    assert ours.goodput > theirs.goodput
+
+
+def test_engines_that_join_are_asked_from_then_on_and_not_flooded() -> None:
+    try:
+        ours, theirs = (simulated(SCENARIOS["scale-out"], policy, 1, 20.0) for policy in ("llm", "least_connections"))
+    except Failed as failure:  # a recorded trace, which lies beside the project and not in it
+        pytest.skip(str(failure))
+    assert 0.0 < ours.share < theirs.share < 2.0
+    assert ours.goodput == theirs.goodput == 1.0
 
 
 def test_an_order_is_another_one_if_both_ways_differ_by_more_than_chance() -> None:
