@@ -1,4 +1,4 @@
-"""How engines join a balancer that runs: as those who operate it have them join, with no request lost."""
+"""How engines join a balancer that runs: as those who operate it have them join, while requests come."""
 
 import contextlib
 import json
@@ -51,8 +51,9 @@ def _edit(balancer: Balancer, ports: Sequence[int]) -> None:
 
 
 def _reload(balancer: Balancer, ports: Sequence[int]) -> None:
-    """nginx: its file, and what `nginx -s reload` sends. (Changing servers by an API is not in the open one.) Workers
-    of before end what they have; the new one counts its connections from 0."""
+    """nginx: its file, and what `nginx -s reload` sends. (Changing servers by an API is not in the open one.) The
+    worker of before ends what it has, and closes what is idle, where a request may be under way; the new one counts
+    from 0."""
     _edit(balancer, ports)
     balancer.running.process.send_signal(signal.SIGHUP)
 
