@@ -13,11 +13,20 @@ from gateway.model import Exchange, Principal
 JSON = (b"content-type", b"application/json")
 
 
-def hashed(key: dict[str, Any], *, body: bytes | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+def hashed(
+    key: dict[str, Any],
+    *,
+    body: bytes | None = None,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    query: bytes = b"user=bob&x=1",
+    **claims: Any,
+) -> bytes:
     exchange = Exchange("1", 0.0, "10.0.0.1")
     exchange.body = body
-    exchange.principal = Principal("k1", "alice", "jwt", claims={"sub": "alice", "org": {"id": 7}, "a.b": "dotted"})
-    scope = {"type": "http", "query_string": b"user=bob&x=1", "headers": list(headers)}
+    exchange.principal = Principal(
+        "k1", "alice", "jwt", claims={"sub": "alice", "org": {"id": 7}, "a.b": "dotted", **claims}
+    )
+    scope = {"type": "http", "query_string": query, "headers": list(headers)}
     read = key_of(BalanceSettings(policy="consistent_hash", hash=key))
     assert read is not None
     return bytes(read(scope, exchange))
@@ -43,6 +52,39 @@ def hashed(key: dict[str, Any], *, body: bytes | None = None, headers: tuple[tup
 )
 def test_a_key_is_the_part_that_it_names_or_its_fallback_or_the_address(key: dict[str, Any], expected: bytes) -> None:
     assert hashed(key, body=b'{"user": "carol", "meta": {"session": "s1"}, "n": [1]}') == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"x&" * 5000 + b"user=bob", b"bob"),
+        (b"user=&%75ser=bob&user=eve", b"bob"),
+        (b"user=b%6Fb+%C3%A9&x", b"bob \xc3\xa9"),
+        (b"user=%FF", b"\xef\xbf\xbd"),
+        (b"use=bob&users=bob&user", b"10.0.0.1"),
+        (b"", b"10.0.0.1"),
+    ],
+)
+def test_a_query_is_looked_through_to_its_end(query: bytes, expected: bytes) -> None:
+    assert hashed({"query": "user"}, query=query) == expected
+
+
+@pytest.mark.parametrize(
+    ("cookie", "expected"),
+    [
+        (b"a=;" * 5000 + b"user=bob", b"bob"),
+        (b'user ;; @=, user = "bob" ;user=eve', b"10.0.0.1"),
+        (b'user; @=,; user = "bob" ;user=eve', b"bob"),
+        (b"users=bob; xuser=bob", b"10.0.0.1"),
+    ],
+)
+def test_a_cookie_is_found_among_any_others(cookie: bytes, expected: bytes) -> None:
+    assert hashed({"cookie": "user"}, headers=((b"cookie", cookie),)) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [("\ud800", b"\xed\xa0\x80"), (["\ud800"], b"10.0.0.1")])
+def test_a_claim_that_is_no_unicode_is_no_failure(value: Any, expected: bytes) -> None:
+    assert hashed({"claim": "odd"}, odd=value) == expected
 
 
 @pytest.mark.parametrize("body", [None, b"", b"no JSON", b"[1]", b'{"user": null}', b'{"user": "\\ud800"}', b"\xff"])
