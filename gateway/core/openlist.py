@@ -127,10 +127,7 @@ class OpenList:
         rules = ejector.rules
         self._spared = tuple([e for e in admitted if e in spared and not rules.is_keyed])
         self._fine = tuple([e for e in admitted if e not in spared]) if self._spared else ()
-        is_ramped = rules.slow_start > 0.0 and not rules.is_keyed
-        self._ramping = tuple([e for e in admitted if is_ramped and starts_until(e, rules.slow_start) > now])
-        if len(self._ramping) == len(admitted):
-            self._ramping = ()  # nobody to have more than they
+        self._ramping = () if rules.is_keyed else _later(admitted, rules.slow_start, now)
         self._is_plain = not (self._spared and self._fine) and not self._ramping
 
     def _offered(self, tried: Collection[Endpoint], now: float) -> Sequence[Endpoint]:
@@ -148,17 +145,19 @@ class OpenList:
         return self._gated(offered, now) if self._ramping else offered
 
     def _gated(self, offered: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
-        """Without those in their slow start that have their share of the others' load already."""
+        """Without those in their slow start that have their share of the others' load already: of those who have been
+        here for longest, who may be in theirs too, when all of a pool has just begun."""
         assert self._ejector is not None
         length = self._ejector.rules.slow_start
         steady = [endpoint for endpoint in offered if endpoint not in self._ramping]
         if not steady:
             return offered
-        pending = weight = 0.0
+        pending = weight = furthest = 0.0
         for e in steady:  # not `sum`, which begins at a whole number: compiled, that was what it had to end at
             pending += e.pending
             weight += e.weight
-        usual = pending / weight
+            furthest = max(furthest, ramp(e, length, now))
+        usual = pending / weight / furthest
         full = [e for e in self._ramping if e.pending >= max(1.0, ramp(e, length, now) * usual * e.weight)]
         return tuple([e for e in offered if e not in full]) if full else offered
 
@@ -169,6 +168,12 @@ class OpenList:
 def _badness(endpoint: Endpoint) -> tuple[float, float]:
     standing = endpoint.standing
     return -standing.out_until, -standing.worst
+
+
+def _later(admitted: Sequence[Endpoint], length: float, now: float) -> tuple[Endpoint, ...]:
+    """Those in their slow start that began it after others: who came up within a tenth of it began together."""
+    first = min([started(endpoint) for endpoint in admitted], default=0.0)
+    return tuple([e for e in admitted if starts_until(e, length) > now and started(e) > first + FIRST_SHARE * length])
 
 
 def started(endpoint: Endpoint) -> float:

@@ -225,6 +225,23 @@ def test_endpoints_that_all_come_up_together_share_alike() -> None:
     assert max(served.values()) < 1.2 * min(served.values())
 
 
+@pytest.mark.parametrize("name", ["least_connections", "round_robin", "two_choices"])
+def test_endpoints_that_join_others_in_their_slow_start_are_not_flooded(name: str) -> None:
+    traffic = Traffic(name, size=8)
+    traffic.zone.health[4:] = [Health.CHECKING] * 4
+    traffic.zone.since[:4] = [traffic.now + 0.1 * slot for slot in range(4)]
+    traffic.run(6.0, 400.0, lambda slot, now, rng: well(rng))
+    traffic.zone.health[4:] = [Health.UP] * 4
+    traffic.zone.since[4:] = [traffic.now + 0.1 * slot for slot in range(4)]
+    traffic.zone.ring()
+    first = traffic.run(3.0, 400.0, lambda slot, now, rng: well(rng)).served
+    assert max(first[slot] for slot in range(4, 8)) < 0.8 * min(first[slot] for slot in range(4)), first
+    assert min(first[slot] for slot in range(4, 8)) > 0
+    traffic.run(27.0, 400.0, lambda slot, now, rng: well(rng))
+    later = traffic.run(10.0, 400.0, lambda slot, now, rng: well(rng)).served
+    assert min(later.values()) > 0.8 * max(later.values()), later
+
+
 def test_a_pool_without_rules_takes_nobody_out() -> None:
     result = Traffic("round_robin", rules=None).run(20.0, 100.0, failing(3))
     assert result.success == pytest.approx(0.875, abs=0.01)
