@@ -125,7 +125,7 @@ def test_a_body_that_cannot_be_understood_matters_only_where_it_is_needed() -> N
         '{"model": "llama"}'.encode("utf-16"),
         ' {"model": "llama"}'.encode("utf-16-be"),
         '{"model": "llama"}'.encode("utf-32"),
-        b'{"model": "llama", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"model": "llama", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"model": "\\ud800"}',
     ],
 )
