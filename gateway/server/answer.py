@@ -126,13 +126,15 @@ class Answer(Receiver):
         is_full = self.size > _BODY_BOUND
         if is_full:
             protocol.transport.pause_reading()
-        if protocol.answer is self and not protocol.is_paused:  # while it is full, it is the upstream that is slow
+        if (
+            protocol.answer is self and not protocol.taker.is_paused
+        ):  # while it is full, it is the upstream that is slow
             protocol.deadline = NEVER if is_full else monotonic() + protocol.limits.body_idle
         self._wake()
 
     def feed_eof(self) -> None:
         self.is_body_done = True
-        if self.protocol.answer is self and not self.protocol.is_paused:
+        if self.protocol.answer is self and not self.protocol.taker.is_paused:
             self.protocol.deadline = NEVER
         self._wake()
 
@@ -190,7 +192,7 @@ class Answer(Receiver):
             await self.waiter
         if self.size > _BODY_BOUND:
             protocol.transport.resume_reading()
-            if not self.is_body_done and not protocol.is_paused:
+            if not self.is_body_done and not protocol.taker.is_paused:
                 protocol.deadline = monotonic() + protocol.limits.body_idle
         return {"type": "http.request", "body": self._take_chunks(), "more_body": not self.is_body_done}
 
@@ -213,7 +215,7 @@ class Answer(Receiver):
             if len(body) > _WRITE_BOUND:
                 return self._send_parts(body, is_last=is_last)
             self._write(body, len(body) if is_last else -1, is_last=is_last)
-            if self.protocol.is_paused:
+            if self.protocol.taker.is_paused:
                 return self._wait_for_room()
         elif kind == "http.response.start":
             if self.is_started:  # until then, an error may take the place of a head that nothing followed
@@ -228,11 +230,11 @@ class Answer(Receiver):
         for start in range(0, len(body), _WRITE_BOUND):
             part = body[start : start + _WRITE_BOUND]
             self._write(part, length, is_last=is_last and start + len(part) == len(body))
-            if self.protocol.is_paused:
+            if self.protocol.taker.is_paused:
                 await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        await self.protocol.drain()
+        await self.protocol.taker.drain()
         if self.exchange.departed:
             raise ClientLeft
 

@@ -31,7 +31,7 @@ from gateway.model import Exchange, Header
 from gateway.server.answer import Answer
 from gateway.server.bounds import Bounds
 from gateway.server.lead import CLEAN, Lead
-from gateway.server.taken import has_taken_all, taken_of
+from gateway.server.taker import LINGER, Taker
 from gateway.server.target import prepare
 from gateway.tls.clients import peer_of
 
@@ -39,7 +39,6 @@ _PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it
 _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
 _SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
 _FRAME: Final = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
-_LINGER: Final = 2.0  # seconds in which a client is to close too; a reset at once would take the answer with it
 _CR: Final = ord("\r")
 _SPACE: Final = ord(" ")
 _TAB: Final = ord("\t")
@@ -62,10 +61,9 @@ class EdgeProtocol(asyncio.Protocol):
 
     __slots__ = (
         "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "entry", "fed", "fields",
-        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "is_lingering",
-        "is_paused", "lead", "leave", "limits", "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope",
-        "state", "taken",
-        "target", "trailers", "transport", "unfruitful", "waited", "waiting_since", "window", "write_waiters",
+        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "lead", "leave", "limits",
+        "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope", "state", "taker", "target", "trailers",
+        "transport", "unfruitful", "window",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -82,20 +80,15 @@ class EdgeProtocol(asyncio.Protocol):
         self.answer: Answer | None = None
         self.pipeline: deque[Answer] = deque()
         self.held = b""  # what was read, and is looked at when fewer requests wait
-        self.write_waiters: list[asyncio.Future[None]] = []
         self.deadline = NEVER
         self.closing = False  # whatever comes is not read any more
-        self.is_paused = False  # the transport's write buffer is full
         self.is_ending = False
-        self.is_lingering = False
-        self.waited = 0.0  # seconds of this period in which answers waited for the client: see `_on_stalled`
-        self.waiting_since = 0.0
-        self.taken: int | None = 0  # bytes that the client had taken when the period began; None: it is yet to
         self.is_begun = False  # a request is, with its first byte
         self.is_head_done = False
         self.is_chunked = False  # the body under way is
         self.is_first = False  # the request under way begins with what is being parsed
         self.lead = Lead()
+        self.taker = Taker(config.limits)
         self.fed = 0  # bytes of the head
         self.line = 0  # bytes of a line of it that has not ended
         self.trailers = 0  # bytes
@@ -154,8 +147,8 @@ class EdgeProtocol(asyncio.Protocol):
     def eof_received(self) -> None:
         """A half-closed connection counts as closed: over TLS it cannot be told apart. What was written may be on its
         way still."""
-        self.closing = self.is_lingering = True
-        self._linger(_LINGER)
+        self.closing = True
+        self.deadline = self.taker.linger(LINGER)
 
     def data_received(self, data: bytes) -> None:
         if self.closing or not data:
@@ -279,23 +272,16 @@ class EdgeProtocol(asyncio.Protocol):
         return b""
 
     def pause_writing(self) -> None:
-        self.is_paused = True
-        self._wait_for_taker()
+        self.deadline = self.taker.pause(self.transport)
 
     def resume_writing(self) -> None:
-        if self.is_paused:
-            self.is_paused = False
-            self.waited += monotonic() - self.waiting_since
-        if self.answer is not None and not self.is_lingering:
+        self.taker.resume()
+        if self.answer is not None and not self.taker.is_lingering:
             self.deadline = monotonic() + self.limits.body_idle if self.answer.is_body_due else NEVER
-        for waiter in self.write_waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.write_waiters.clear()
 
     def on_deadline(self, now: float) -> None:
-        if self.is_lingering or self.is_paused:
-            self._on_stalled(now)
+        if self.taker.is_lingering or self.taker.is_paused:
+            self.deadline = self.taker.judge(self.transport, now)
         elif self.answer is not None and not self.answer.is_body_done:
             self.closing = True
             self.answer.fail(BodyTimeout())
@@ -303,39 +289,6 @@ class EdgeProtocol(asyncio.Protocol):
             self._refuse(BodyTimeout("The request's header section did not arrive in time."))
         elif self.answer is None:
             self._close(linger=0.0)  # it is idle: nothing of an answer can be lost
-
-    def _wait_for_taker(self) -> None:
-        """Bytes wait for the client. Time counts from now until none do."""
-        if not self.waited:
-            self.taken = taken_of(self.transport)
-        self.waiting_since = monotonic()
-        self.deadline = self.waiting_since + self.limits.write_idle - self.waited
-
-    def _linger(self, seconds: float) -> None:
-        """Nearly every client has closed by then: only of one that has not is it of interest what it takes."""
-        if not self.is_paused and not self.waited:
-            self.taken = None
-        self.waiting_since = monotonic()
-        self.deadline = self.waiting_since + seconds
-
-    def _on_stalled(self, now: float) -> None:
-        """When bytes have waited for `write_idle`, all pauses together (time in which a model server was slow is none
-        of them), a client that took nothing meanwhile, or less than `write_rate` asks, is cut off. One that has all and
-        does not close is, too."""
-        if self.is_lingering and has_taken_all(self.transport):
-            return self.transport.abort()
-        waited = self.waited + now - self.waiting_since
-        if self.taken is None:
-            self.taken = taken_of(self.transport)
-            self.waiting_since = now
-        elif waited >= self.limits.write_idle:
-            taken = taken_of(self.transport) - self.taken
-            if taken <= 0 or taken < self.limits.write_rate * waited:
-                return self.transport.abort()
-            self.waited = 0.0
-            self._wait_for_taker()
-        if self.is_lingering:
-            self.deadline = now + _LINGER
 
     # --- the parser's side ---
 
@@ -403,18 +356,11 @@ class EdgeProtocol(asyncio.Protocol):
 
     # --- for Answer ---
 
-    async def drain(self) -> None:
-        """Wait until the client has taken enough of what was written."""
-        if self.is_paused:
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self.write_waiters.append(waiter)
-            await waiter
-
     def answered(self, answer: Answer, *, is_reusable: bool) -> None:
         """The app has sent all of an answer: go on with the next request, wait for one, or close."""
         self.state.total_requests += 1
         self.answer = None
-        if is_reusable and self.pipeline and not self.is_lingering:
+        if is_reusable and self.pipeline and not self.taker.is_lingering:
             self._start(self.pipeline.popleft())
             if len(self.pipeline) < _PIPELINE_PAUSE:
                 self._read_on()
@@ -542,7 +488,7 @@ class EdgeProtocol(asyncio.Protocol):
             answer.scope["refusal"] = BadRequest("This gateway offers no such upgrade or tunnel.")
         return rest if answer.is_kept else b""
 
-    def _close(self, *, linger: float = _LINGER) -> None:
+    def _close(self, *, linger: float = LINGER) -> None:
         """Close our side behind what was written, and take no notice of what comes until the client closes its own:
         a connection closed on unread bytes is reset, and with it goes an answer that was not read yet (RFC 9112, 9.6).
         A TLS transport does so by itself."""
@@ -551,8 +497,7 @@ class EdgeProtocol(asyncio.Protocol):
         transport = self.transport
         if transport.is_closing():
             return
-        self.is_lingering = True
-        self._linger(linger)
+        self.deadline = self.taker.linger(linger)
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()

@@ -31,7 +31,7 @@ def test_of_a_client_that_takes_nothing_no_more_than_128_kib_are_written() -> No
 
         def full(data: bytes) -> None:
             write(data)
-            if not it.protocol.is_paused:
+            if not it.protocol.taker.is_paused:
                 it.protocol.pause_writing()
 
         it.transport.write = full  # type: ignore[method-assign]
