@@ -23,7 +23,7 @@ COMPILED = (
     "edge/journal", "edge/match", "edge/observe", "edge/quota", "edge/rescue", "edge/rewrite", "edge/split",
     "edge/stick", "edge/throttle", "edge/tokens", "edge/transform",
     "server/accept", "server/answer", "server/bounds", "server/lead", "server/protocol", "server/room", "server/taker",
-    "server/target",
+    "server/target", "server/upload",
     "stores/leases", "stores/locked", "stores/recall", "stores/table",
     "upstream/call", "upstream/connection", "upstream/connections", "upstream/forward",
     "upstream/reply", "upstream/request",

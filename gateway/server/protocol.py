@@ -33,12 +33,12 @@ from gateway.server.bounds import Bounds
 from gateway.server.lead import CLEAN, Lead
 from gateway.server.taker import LINGER, Taker
 from gateway.server.target import prepare
+from gateway.server.upload import Upload
 from gateway.tls.clients import peer_of
 
 _PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
 _SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
-_FRAME: Final = 6  # bytes of framing that each byte of a body may cost: a chunk of one byte is `1 CR LF x CR LF`
 _CR: Final = ord("\r")
 _SPACE: Final = ord(" ")
 _TAB: Final = ord("\t")
@@ -62,8 +62,8 @@ class EdgeProtocol(asyncio.Protocol):
     __slots__ = (
         "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "entry", "fed", "fields",
         "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "lead", "leave", "limits",
-        "line", "loop", "parser", "pipeline", "rate_due", "refusal", "scope", "state", "taker", "target", "trailers",
-        "transport", "unfruitful", "window",
+        "line", "loop", "parser", "pipeline", "refusal", "scope", "state", "taker", "target", "trailers", "transport",
+        "upload",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -88,14 +88,12 @@ class EdgeProtocol(asyncio.Protocol):
         self.is_chunked = False  # the body under way is
         self.is_first = False  # the request under way begins with what is being parsed
         self.lead = Lead()
+        self.upload = Upload(config.limits)
         self.taker = Taker(config.limits)
         self.fed = 0  # bytes of the head
         self.line = 0  # bytes of a line of it that has not ended
         self.trailers = 0  # bytes
-        self.unfruitful = 0  # bytes that are neither a body's nor what it takes to frame them: chunk extensions
         self.begun = 0  # requests
-        self.rate_due = NEVER  # the deadline at which the body's rate is looked at again
-        self.window = (0.0, 0)  # when it was looked at, and how many bytes had come by then; (0.0, 0): not yet
         self.refusal: GatewayError | None = None
         self.scope: dict[str, Any] = {}  # what every request's begins as
         self._begin()
@@ -234,29 +232,22 @@ class EdgeProtocol(asyncio.Protocol):
         self.lead.since = before
         rest = self._feed(data)
         if latest.is_body_done:
-            self.unfruitful = 0
+            self.upload.end()
             if rest:
                 self.data_received(rest)
             elif not self.is_head_done:
                 self._look_at_end(data)
-            return
-        self.unfruitful = max(0, self.unfruitful + len(data) - _FRAME * (latest.exchange.bytes_in - before))
-        if self.unfruitful > self.limits.trailer_bytes:
+        elif self.upload.outgrows(len(data), latest.exchange.bytes_in - before):
             self._refuse(HeadersTooLarge("The request's chunk extensions are too large."))
-        elif self.deadline > self.rate_due:
-            self._check_rate(latest)
+        elif self.deadline > self.upload.due:
+            self._check_pace(latest)
 
-    def _check_rate(self, latest: Answer) -> None:
-        """Over each `body_idle`, a body has to come at `body_rate` at least. Where it was us who stopped reading, or
-        another answer comes first, a new period begins."""
-        limits, now, count = self.limits, monotonic(), latest.exchange.bytes_in
-        began, earlier = self.window
-        is_ours = self.deadline == NEVER or latest is not self.answer
-        if not is_ours and began and count - earlier < limits.body_rate * (now - began):
+    def _check_pace(self, latest: Answer) -> None:
+        if self.deadline == NEVER or latest is not self.answer:
+            self.upload.restart()
+        elif not self.upload.keeps_pace(monotonic(), latest.exchange.bytes_in):
             self.closing = True
             latest.fail(BodyTimeout("The request's body comes too slowly."))
-        self.window = (0.0, 0) if is_ours else (now, count)
-        self.rate_due = 0.0 if is_ours else now + 2 * limits.body_idle  # a deadline is `body_idle` from its reading
 
     def _feed(self, data: bytes) -> bytes:
         """-> what is left of it: the parser stops behind an upgrade."""
@@ -447,8 +438,7 @@ class EdgeProtocol(asyncio.Protocol):
             self.deadline = NEVER
         else:
             self.deadline = monotonic() + self.limits.body_idle
-            self.window = (0.0, 0)
-            self.rate_due = 0.0
+            self.upload.restart()
         # No set of tasks and no callback to leave it: what a task waits for holds it, and a server that stops waits
         # for connections.
         # A name that tells tasks apart would have to be made for each.
