@@ -18,12 +18,10 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import httptools
-from starlette.applications import Starlette
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.clock import monotonic
-from gateway.core.certificate import PEER
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.core.headers import lower_case
 from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
@@ -31,10 +29,10 @@ from gateway.model import Exchange, Header
 from gateway.server.answer import Answer
 from gateway.server.bounds import Bounds
 from gateway.server.lead import CLEAN, Lead
+from gateway.server.scope import outermost, scope_of
 from gateway.server.taker import LINGER, Taker
 from gateway.server.target import prepare
 from gateway.server.upload import Upload
-from gateway.tls.clients import peer_of
 
 _PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
@@ -68,7 +66,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
         self.app = config.loaded_app
-        self.entry = _outermost(self.app)
+        self.entry = outermost(self.app)
         self.limits = config.limits
         self.deadlines = config.deadlines
         self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
@@ -106,26 +104,8 @@ class EdgeProtocol(asyncio.Protocol):
         self.deadlines.watched.add(self)
         self.deadline = monotonic() + self.limits.headers_timeout
         self.transport.set_write_buffer_limits(self.limits.write_bytes)  # uvloop has 512 KiB under TLS
-        self.client = self.announced or _address(transport.get_extra_info("peername"))
-        self.scope = {
-            "type": "http",
-            "asgi": _ASGI,
-            "app": self.app,
-            "http_version": "1.1",
-            "method": "",
-            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
-            "raw_path": b"",
-            "path": "",  # see `target.py`
-            "query_string": b"",
-            "root_path": "",
-            "headers": [],
-            "client": self.client,
-            "server": _address(transport.get_extra_info("sockname")),
-            "exchange": None,
-        }
-        peer = peer_of(transport.get_extra_info("ssl_object"))
-        if peer is not None:  # where a client certificate was asked for
-            self.scope[PEER] = peer
+        self.scope = scope_of(self.app, transport, self.announced)
+        self.client: tuple[str, int] = self.scope["client"]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(cast(Any, self))
@@ -507,22 +487,7 @@ class _Methods(dict[bytes, str]):
 
 
 _METHODS: Final = _Methods()
-_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
-
-
-def _outermost(app: Any) -> Any:
-    """The first layer of an app. Starlette's own `__call__` writes into the scope whose it is, as we do, and costs each
-    request a frame of Python and a coroutine for that."""
-    if not isinstance(app, Starlette):
-        return app
-    if app.middleware_stack is None:
-        app.middleware_stack = app.build_middleware_stack()
-    return app.middleware_stack
 
 
 def _odd_lead() -> BadRequest:
     return BadRequest("Nothing but empty lines that end with CR LF may stand in front of a request.")
-
-
-def _address(info: Any) -> tuple[str, int]:
-    return (str(info[0]), int(info[1])) if isinstance(info, tuple) and len(info) >= 2 else ("", 0)
