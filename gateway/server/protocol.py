@@ -10,6 +10,8 @@ Rules of this module:
 - A head that cannot be accepted becomes a scope with `refusal` in it and travels through the same app, so that it is
   answered, logged and counted like any other; the connection closes behind it.
 - An answer that ends early is never ended cleanly: the transport is aborted.
+- What comes of a head is kept in `head.py`, how a body comes in `upload.py`, how an answer is taken in `taker.py`: they
+  say what is too much or too slow, and this module acts on it.
 """
 
 import asyncio
@@ -23,11 +25,11 @@ from uvicorn.server import ServerState
 
 from gateway.clock import monotonic
 from gateway.core.deadlines import NEVER, Deadlines
-from gateway.core.headers import lower_case
-from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge, TargetTooLong
-from gateway.model import Exchange, Header
+from gateway.errors import BadRequest, BodyTimeout, GatewayError, HeadersTooLarge
+from gateway.model import Exchange
 from gateway.server.answer import Answer
 from gateway.server.bounds import Bounds
+from gateway.server.head import SLICE, Head
 from gateway.server.lead import CLEAN, Lead
 from gateway.server.scope import outermost, scope_of
 from gateway.server.taker import LINGER, Taker
@@ -36,15 +38,7 @@ from gateway.server.upload import Upload
 
 _PIPELINE_PAUSE: Final = 8  # requests that wait before reading pauses; while it does, nobody sees a client leave
 _FAREWELL: Final = 1.0  # seconds that an idle connection is kept when the server stops
-_SLICE: Final = 4096  # bytes of a large read, looked at at once: what may hide from the limits in the first and last
 _CR: Final = ord("\r")
-_SPACE: Final = ord(" ")
-_TAB: Final = ord("\t")
-# llhttp takes these behind RTSP/1.0 and ICE/1.0, and calls that version 1.0; the others it knows are HTTP's.
-_OTHER_PROTOCOLS: Final = frozenset(
-    ("ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "RECORD", "REDIRECT", "SETUP", "SET_PARAMETER",
-     "SOURCE", "TEARDOWN")
-)  # fmt: skip
 
 
 class EdgeConfig(Config):
@@ -58,10 +52,9 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection. The attributes are what `Answer` reads and what a debugger wants to see."""
 
     __slots__ = (
-        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "entry", "fed", "fields",
-        "headers", "held", "is_begun", "is_chunked", "is_ending", "is_first", "is_head_done", "lead", "leave", "limits",
-        "line", "loop", "parser", "pipeline", "refusal", "scope", "state", "taker", "target", "trailers", "transport",
-        "upload",
+        "announced", "answer", "app", "begun", "client", "closing", "deadline", "deadlines", "entry", "head", "held",
+        "is_chunked", "is_ending", "lead", "leave", "limits", "loop", "parser", "pipeline", "scope", "state", "taker",
+        "transport", "upload",
     )  # fmt: skip
 
     def __init__(self, config: EdgeConfig, server_state: ServerState, app_state: Any, _loop: Any = None) -> None:
@@ -81,20 +74,13 @@ class EdgeProtocol(asyncio.Protocol):
         self.deadline = NEVER
         self.closing = False  # whatever comes is not read any more
         self.is_ending = False
-        self.is_begun = False  # a request is, with its first byte
-        self.is_head_done = False
         self.is_chunked = False  # the body under way is
-        self.is_first = False  # the request under way begins with what is being parsed
+        self.begun = 0  # requests
         self.lead = Lead()
+        self.head = Head(config.limits)
         self.upload = Upload(config.limits)
         self.taker = Taker(config.limits)
-        self.fed = 0  # bytes of the head
-        self.line = 0  # bytes of a line of it that has not ended
-        self.trailers = 0  # bytes
-        self.begun = 0  # requests
-        self.refusal: GatewayError | None = None
         self.scope: dict[str, Any] = {}  # what every request's begins as
-        self._begin()
 
     # --- the transport's side ---
 
@@ -114,7 +100,7 @@ class EdgeProtocol(asyncio.Protocol):
             self.leave()
         # The parser holds us, and the collector of cycles comes seldom: what a head and TLS hold goes now.
         self.parser = cast(Any, None)
-        self._begin()
+        self.head.clear()
         self.closing = True
         self.held = b""
         self.resume_writing()
@@ -134,40 +120,40 @@ class EdgeProtocol(asyncio.Protocol):
         if self.held:
             self.held += data
             return
-        if self.is_head_done:
+        head = self.head
+        if head.is_done:
             return self._body_received(data)
-        if len(data) > _SLICE:
+        if len(data) > SLICE:
             return self._received_much(data)
-        self.is_first = self.fed == 0
-        if self.is_first and self.answer is None:
+        head.feed(len(data))
+        if head.is_first and self.answer is None:
             self.deadline = monotonic() + self.limits.headers_timeout
-        self.fed += len(data)
         lead = self.lead
         lead.since = -1
-        if not self.is_begun:
+        if not head.is_begun:
             lead.tail = b""
             if data[0] <= _CR or lead.state != CLEAN:
                 data = self._past_lead(data)
         rest = self._feed(data) if data else b""
         if rest:
             self.data_received(rest)
-        elif data and not self.is_head_done and not self.closing:
+        elif data and not head.is_done and not self.closing:
             self._look_at_end(data)
 
     def _look_at_end(self, data: bytes) -> None:
-        if self.fed:
-            self._check_line(data)
-        if self.is_begun:
+        if self.head.fed and self.head.outgrows(data):
+            self._refuse(HeadersTooLarge())
+        if self.head.is_begun:
             self.lead.keep(data)
         else:
             self.lead.look_behind(data, self._latest().exchange.bytes_in, is_chunked=self.is_chunked)
 
     def _past_lead(self, data: bytes) -> bytes:
         rest = self.lead.past(data)
-        if self.fed > self.limits.header_bytes:
+        if self.head.fed > self.limits.header_bytes:
             self._refuse(HeadersTooLarge())
         elif rest and self.lead.state != CLEAN:
-            self._begin()
+            self.head.clear()
             self._refuse(_odd_lead())
         return b"" if self.closing else rest
 
@@ -178,7 +164,7 @@ class EdgeProtocol(asyncio.Protocol):
             if len(self.pipeline) >= _PIPELINE_PAUSE:
                 self.held = data[at:]
                 return
-            end = at + (_SLICE if self.is_chunked or not self.is_head_done else self._missing())
+            end = at + (SLICE if self.is_chunked or not self.head.is_done else self._missing())
             self.data_received(data[at:end])
             at = end
 
@@ -195,17 +181,8 @@ class EdgeProtocol(asyncio.Protocol):
         if not self.held and len(self.pipeline) < _PIPELINE_PAUSE:
             self.transport.resume_reading()
 
-    def _check_line(self, data: bytes) -> None:
-        """A head that is not complete yet: neither it nor its last line may grow for ever."""
-        limits = self.limits
-        end = data.rfind(b"\n")
-        self.line = len(data) - end - 1 if end >= 0 else self.line + len(data)
-        longest = max(limits.header_line_bytes, limits.target_bytes + _SLICE)  # it may be the first one
-        if self.fed > limits.header_bytes + limits.target_bytes or self.line > longest:
-            self._refuse(HeadersTooLarge())
-
     def _body_received(self, data: bytes) -> None:
-        if len(data) > _SLICE and (self.is_chunked or len(data) > self._missing()):
+        if len(data) > SLICE and (self.is_chunked or len(data) > self._missing()):
             return self._received_much(data)
         latest = self._latest()
         before = latest.exchange.bytes_in
@@ -215,7 +192,7 @@ class EdgeProtocol(asyncio.Protocol):
             self.upload.end()
             if rest:
                 self.data_received(rest)
-            elif not self.is_head_done:
+            elif not self.head.is_done:
                 self._look_at_end(data)
         elif self.upload.outgrows(len(data), latest.exchange.bytes_in - before):
             self._refuse(HeadersTooLarge("The request's chunk extensions are too large."))
@@ -238,7 +215,10 @@ class EdgeProtocol(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             return self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(self.refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}."))
+            why = error.__context__  # what a callback raised
+            if not isinstance(why, GatewayError):
+                why = BadRequest(f"The request is not valid HTTP/1.1: {error}.")
+            self._refuse(why)
         self.lead.read = b""
         return b""
 
@@ -256,7 +236,7 @@ class EdgeProtocol(asyncio.Protocol):
         elif self.answer is not None and not self.answer.is_body_done:
             self.closing = True
             self.answer.fail(BodyTimeout())
-        elif self.answer is None and not self.is_head_done and self.fed:
+        elif self.answer is None and not self.head.is_done and self.head.fed:
             self._refuse(BodyTimeout("The request's header section did not arrive in time."))
         elif self.answer is None:
             self._close(linger=0.0)  # it is idle: nothing of an answer can be lost
@@ -264,39 +244,29 @@ class EdgeProtocol(asyncio.Protocol):
     # --- the parser's side ---
 
     def on_message_begin(self) -> None:
-        if self.fed == 0:  # another one came in the same read
+        if self.head.fed == 0:  # another one came in the same read
             body = self._latest().exchange.bytes_in
             if not self.lead.may_begin(body, is_chunked=self.is_chunked):
-                self._begin()
-                self._stop(_odd_lead())
-        self._begin()
-        self.is_begun = True
+                self.head.clear()
+                raise _odd_lead()
+        self.head.clear()
+        self.head.is_begun = True
 
     def on_url(self, url: bytes) -> None:
-        self.target += url
-        if len(self.target) > self.limits.target_bytes:
-            self._stop(TargetTooLong())
+        self.head.add_target(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.is_head_done:
-            name = lower_case(name)
-            if value and (value[-1] == _SPACE or value[-1] == _TAB):
-                value = value.rstrip(b" \t")  # RFC 9110, 5.5: it is no part of the value, and llhttp leaves it there
-            self.headers.append((name, value))
-            self.fields[name] = value
-            return
-        self.trailers += len(name) + len(value) + 4  # they are dropped (RFC 9110, 6.5.1)
-        if self.trailers > self.limits.trailer_bytes:
-            self._stop(HeadersTooLarge("The request's trailer section is too large."))
+        if self.head.is_done:
+            self.head.add_trailer(name, value)
+        else:
+            self.head.add(name, value)
 
     def on_headers_complete(self) -> None:
-        self.is_head_done = True
-        self._check_size()
-        parser = self.parser
-        method = _METHODS[parser.get_method()]
-        version = "1.1" if self._is_seen_as_1_1(method) else parser.get_http_version()  # 2,000 instructions to say it
-        if version != "1.1" and (version != "1.0" or method in _OTHER_PROTOCOLS):
-            self._stop(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
+        head, parser = self.head, self.parser
+        head.is_done = True
+        head.check_fields(is_alone=self.answer is None)
+        method = head.method(parser)
+        version = head.version(parser, method, self.lead.read)
         scope = self._scope(method, version)
         answer = Answer(self, scope)
         self.begun += 1
@@ -305,7 +275,7 @@ class EdgeProtocol(asyncio.Protocol):
             and self.begun < self.limits.requests
             and (parser.should_keep_alive() or parser.should_upgrade())
         )
-        fields = answer.exchange.fields = self.fields
+        fields = answer.exchange.fields = head.fields
         self.is_chunked = b"transfer-encoding" in fields
         if b"expect" in fields:
             answer.expects = version == "1.1" and fields[b"expect"].lower() == b"100-continue"
@@ -321,9 +291,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._latest().feed_eof()
-        self.is_begun = self.is_head_done = False
-        self.fed = 0
-        self.line = 0
+        self.head.end()
 
     # --- for Answer ---
 
@@ -344,12 +312,12 @@ class EdgeProtocol(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """It waits for another request, and nothing of one is there."""
-        return self.answer is None and self.begun > 0 and self.fed == 0 and not self.closing
+        return self.answer is None and self.begun > 0 and self.head.fed == 0 and not self.closing
 
     @property
     def is_stalled(self) -> bool:
         """It has sent some of a head, and no answer is under way."""
-        return self.answer is None and self.fed > 0 and not self.is_head_done and not self.closing
+        return self.answer is None and self.head.fed > 0 and not self.head.is_done and not self.closing
 
     def retire(self) -> None:
         """Close it, idle as it is, to make room."""
@@ -366,40 +334,16 @@ class EdgeProtocol(asyncio.Protocol):
 
     # --- inside ---
 
-    def _begin(self) -> None:
-        self.target = b""
-        self.trailers = 0
-        self.headers: list[Header] = []
-        self.fields: dict[bytes, bytes] = {}  # the same by name; the last one of several
-
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         exchange = Exchange("", monotonic(), self.client[0])
         exchange.wire_counts = True
         scope = self.scope.copy()  # half of what it takes to write one out
         scope["http_version"] = version
         scope["method"] = method
-        scope["raw_path"] = self.target
-        scope["headers"] = self.headers
+        scope["raw_path"] = self.head.target
+        scope["headers"] = self.head.headers
         scope["exchange"] = exchange
         return scope
-
-    def _is_seen_as_1_1(self, method: str) -> bool:
-        """Whether the request line is seen to end in HTTP/1.1, which is possible where a read begins with it."""
-        at = len(method) + len(self.target) + 2
-        is_seen = self.is_first and self.lead.read[at : at + 9] == b"HTTP/1.1\r"
-        self.is_first = False
-        return is_seen
-
-    def _check_size(self) -> None:
-        """Refuse a header section over the limits. Where all that came is under the bound, so is the section; what
-        came with an earlier request was not counted."""
-        limits, headers = self.limits, self.headers
-        if len(headers) > limits.header_count:
-            self._stop(HeadersTooLarge())
-        if self.fed > limits.header_line_bytes or self.fed > limits.header_bytes or self.answer is not None:
-            sizes = [len(name) + len(value) + 4 for name, value in headers]
-            if sum(sizes) > limits.header_bytes or max(sizes, default=0) > limits.header_line_bytes:
-                self._stop(HeadersTooLarge())
 
     def _latest(self) -> Answer:
         return self.pipeline[-1] if self.pipeline else cast(Answer, self.answer)
@@ -424,11 +368,6 @@ class EdgeProtocol(asyncio.Protocol):
         # A name that tells tasks apart would have to be made for each.
         answer.task = asyncio.Task(answer.run(self.entry), loop=self.loop, name="request")
 
-    def _stop(self, refusal: GatewayError) -> None:
-        """Inside a parser callback: remember why, and make the parser give up."""
-        self.refusal = refusal
-        raise refusal
-
     def _refuse(self, refusal: GatewayError) -> None:
         """Answer what cannot be parsed once, behind what is under way, and read no more."""
         self.closing = True
@@ -436,8 +375,7 @@ class EdgeProtocol(asyncio.Protocol):
         if latest is not None and not latest.is_body_done:
             latest.fail(refusal)
             return
-        method = _METHODS[self.parser.get_method()] if self.target else "-"
-        scope = self._scope(method, "1.1")
+        scope = self._scope(self.head.method(self.parser), "1.1")
         scope["refusal"] = refusal
         answer = Answer(self, scope)
         answer.is_kept = False
@@ -452,7 +390,7 @@ class EdgeProtocol(asyncio.Protocol):
         body or a CONNECT, which it would not have framed, is refused rather than guessed at."""
         self.lead.read = b""
         answer = self._latest()
-        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.head.headers)
         if answer.scope["method"] == "CONNECT" or has_body:
             answer.is_kept = False
             answer.scope["refusal"] = BadRequest("This gateway offers no such upgrade or tunnel.")
@@ -463,7 +401,7 @@ class EdgeProtocol(asyncio.Protocol):
         a connection closed on unread bytes is reset, and with it goes an answer that was not read yet (RFC 9112, 9.6).
         A TLS transport does so by itself."""
         self.closing = True
-        self._begin()
+        self.head.clear()
         transport = self.transport
         if transport.is_closing():
             return
@@ -476,17 +414,6 @@ class EdgeProtocol(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<EdgeProtocol {self.client} answer={self.answer!r} queued={len(self.pipeline)} closing={self.closing}>"
-
-
-class _Methods(dict[bytes, str]):
-    """Text of a method; llhttp knows some fifty, so that this does not grow without bound."""
-
-    def __missing__(self, method: bytes) -> str:
-        text = self[method] = method.decode("ascii")
-        return text
-
-
-_METHODS: Final = _Methods()
 
 
 def _odd_lead() -> BadRequest:

@@ -18,13 +18,13 @@ _libc = ctypes.CDLL(None)
 def relieve(connections: Iterable[Any], bound: int, now: float) -> int:
     """Cut off connections with heads under way until those that are left have at most `bound` bytes; -> how many. No
     answer: for as long as one was under way, it would hold all of that."""
-    held = [each for each in connections if each.fed > _SMALL and each.is_stalled]
-    total = sum(each.fed for each in held)
+    held = [each for each in connections if each.head.fed > _SMALL and each.is_stalled]
+    total = sum(each.head.fed for each in held)
     count = 0
     for each in sorted(held, key=lambda each: each.deadline) if total > bound else ():
         if total <= bound or each.deadline > now + each.limits.headers_timeout - _YOUNG:
             break
-        total -= each.fed
+        total -= each.head.fed
         count += 1
         each.transport.abort()
     return count
