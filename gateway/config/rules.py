@@ -108,30 +108,36 @@ def services_decide_alone(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "auth", index, "external"), message)
 
 
-def certificates_have_cas(settings: Settings) -> Iterator[Finding]:
-    entries = settings.tls.client_ca
-    at: Path = ("tls", "client_ca")
+def hosts_have_one_ca(settings: Settings) -> Iterator[Finding]:
     owners: dict[str, str] = {}
-    for entry, each in entries.items():
-        for host in each.hosts or [""]:
-            if owners.setdefault(host, entry) != entry:
+    for name, ca in settings.tls.client_ca.items():
+        for host in ca.hosts or [""]:
+            owner = owners.setdefault(host, name)
+            if owner != name:
                 what = f"clients of {host} already" if host else "all hosts that no other names, too: give it `hosts`"
-                yield Finding((*at, entry), f"{owners[host]} asks {what}")
+                yield Finding(("tls", "client_ca", name), f"{owner} asks {what}")
+
+
+def certificates_have_cas(settings: Settings) -> Iterator[Finding]:
+    known = settings.tls.client_ca
+    at: Path = ("tls", "client_ca")
     for index, rule in enumerate(settings.auth.mtls):
-        if rule.ca not in entries:
-            known = ", ".join(entries) or "none"
-            yield Finding(("auth", "mtls", index, "ca"), f"tls.client_ca has no {rule.ca!r}; it has {known}", (at,))
+        if rule.ca not in known:
+            message = f"tls.client_ca has no {rule.ca!r}; it has {', '.join(known) or 'none'}"
+            yield Finding(("auth", "mtls", index, "ca"), message, (at,))
+    for name, model in settings.models.items() if not known else ():
+        if "mtls" in model.auth:
+            yield Finding(("models", name, "auth"), "takes client certificates, but tls.client_ca has no CA", (at,))
+        if model.pass_certificate:
+            message = "no client is asked for a certificate: tls.client_ca has no CA"
+            yield Finding(("models", name, "pass_certificate"), message, (at,))
+
+
+def chains_follow_certificates(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         if "client-cert-chain" in model.pass_certificate and "client-cert" not in model.pass_certificate:
             message = "`client-cert-chain` needs `client-cert` (RFC 9440, 2.3)"
             yield Finding(("models", name, "pass_certificate"), message)
-    if not entries:
-        for name, model in settings.models.items():
-            if "mtls" in model.auth:
-                yield Finding(("models", name, "auth"), "takes client certificates, but tls.client_ca has no CA", (at,))
-            if model.pass_certificate:
-                path: Path = ("models", name, "pass_certificate")
-                yield Finding(path, "no client is asked for a certificate: tls.client_ca has no CA", (at,))
 
 
 def permissions_have_callers(settings: Settings) -> Iterator[Finding]:
@@ -288,7 +294,9 @@ RULES: tuple[Rule, ...] = (
     users_exist,
     introspection_is_somewhere,
     services_decide_alone,
+    hosts_have_one_ca,
     certificates_have_cas,
+    chains_follow_certificates,
     permissions_have_callers,
     credentials_go_one_way,
     names_are_claimed_once,

@@ -30,9 +30,17 @@ BROKEN = {  # rule -> (file, what is said)
         f"auth:\n  jwt:\n    - {{{ISSUER}}}\n    - {{{ISSUER}}}\n",
         "routes.yaml:4: auth.jwt[1].issuer: 'https://i/' is auth.jwt[0] already",
     ),
-    "certificates_have_cas": (
+    "hosts_have_one_ca": (
         f"tls: {{client_ca: {{a: {{file: a, hosts: [H.org]}}, b: {{file: b, hosts: [h.org]}}}}}}\n{MODEL}",
         "routes.yaml:1: tls.client_ca.b: a asks clients of h.org already",
+    ),
+    "certificates_have_cas": (
+        model("auth: [mtls]"),
+        "routes.yaml:3: models.m.auth: takes client certificates, but tls.client_ca has no CA",
+    ),
+    "chains_follow_certificates": (
+        "tls: {client_ca: {a: {file: a}}}\n" + model("pass_certificate: [client-cert-chain]"),
+        "routes.yaml:4: models.m.pass_certificate: `client-cert-chain` needs `client-cert` (RFC 9440, 2.3)",
     ),
     "permissions_have_callers": (
         "models:\n  m: {allow: [{scope: s}], versions: {v: {endpoints: [http://h]}}}\n",
@@ -388,11 +396,6 @@ def test_hosts_that_may_be_anywhere(host):
         (
             f"tls: {{client_ca: {{a: {{file: a}}}}}}\nauth: {{mtls: [{{ca: b}}]}}\n{MODEL}",
             "routes.yaml:2: auth.mtls[0].ca: tls.client_ca has no 'b'; it has a",
-        ),
-        (model("auth: [mtls]"), "routes.yaml:3: models.m.auth: takes client certificates, but tls.client_ca has no CA"),
-        (
-            "tls: {client_ca: {a: {file: a}}}\n" + model("pass_certificate: [client-cert-chain]"),
-            "routes.yaml:4: models.m.pass_certificate: `client-cert-chain` needs `client-cert` (RFC 9440, 2.3)",
         ),
         (
             model("pass_certificate: [client-cert]"),
