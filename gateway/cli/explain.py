@@ -11,6 +11,7 @@ import typer
 from gateway.app import directory_of, split_of
 from gateway.cli.output import fail
 from gateway.config.load import load
+from gateway.config.policies import AllowSettings
 from gateway.config.problems import ConfigError
 from gateway.config.settings import ModelSettings, Settings, VersionSettings
 from gateway.core.dispatch import Target, as_served, header_text
@@ -122,9 +123,7 @@ def _policies(model: ModelSettings) -> Iterator[str]:
     services = [f"as {model.external.external} decides"] if model.external is not None else []
     yield f"auth       {' or '.join([*model.methods_of_auth, *services]) or 'public'}"
     for each in model.allow:
-        what = f"scope {each.scope}" if each.scope is not None else f"{each.claim} contains {each.contains}"
-        what = f"user {each.user}" if each.user is not None else what
-        yield f"allow      {what}" + (f", {' '.join(each.methods)}" if each.methods else "")
+        yield f"allow      {_whom(each)}" + (f", {' '.join(each.methods)}" if each.methods else "")
     if model.hide:
         yield "hide       who may not call it is answered as for a model that does not exist"
     for limit in model.limits:
@@ -144,6 +143,14 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"retry      up to {retry.attempts} attempts on {', '.join(retry.when)}"
     if model.sticky is not None:
         yield f"sticky     cookie {model.sticky.cookie}: a valid one decides version and endpoint"
+
+
+def _whom(rule: AllowSettings) -> str:
+    if rule.user is not None:
+        return f"user {rule.user}"
+    if rule.scope is not None:
+        return f"scope {rule.scope}"
+    return f"{rule.claim} contains {rule.contains}"
 
 
 def _upstream(target: Target, version: str, model: ModelSettings, scope: dict[str, Any], body: bytes) -> Iterator[str]:
