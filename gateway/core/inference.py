@@ -2,11 +2,12 @@
 
 `Informed` is a policy for language models as a pool has it: told of every attempt (`core/outcome.py`), it keeps each
 endpoint's picture of pending prompts and running streams. The first token is the first bytes of an event stream behind
-its head. An answer in one piece shows none: its prompt is presumed to be prefilled when the endpoint's speed says so,
-and its end tells by how much that speed was off. One that generated nothing (embeddings) is all prefill, and its head
-is as good as a first token.
+its head, and behind what says no more than that it goes on. An answer in one piece shows none: its prompt is presumed
+to be prefilled when the endpoint's speed says so, and its end tells by how much that speed was off. One that generated
+nothing (embeddings) is all prefill, and its head is as good as a first token.
 """
 
+import re
 from collections.abc import Sequence
 from math import inf
 from random import Random
@@ -17,12 +18,17 @@ from gateway.core.ledger import Ledger
 from gateway.core.outcome import Outcome
 from gateway.core.policy import PromptPolicy
 from gateway.core.prompt import Prompt
-from gateway.core.usage import Tail, generated_in, last_usage
+from gateway.core.usage import Tail, generated_in
 from gateway.core.work import ENGINE_FRESH, Stream
 
 # Taken for an endpoint's speed until it has shown its own: an 8B model on a large accelerator.
 BASE: Final = 0.02  # seconds
 EACH: Final = 5e-5  # seconds for each token before the first
+# Events that come before a first token: what keeps a connection alive, and that a request was taken.
+_WAITING: Final = re.compile(
+    rb"(?:(?::|event: ?(?:ping|message_start|response\.(?:created|queued|in_progress))\r?[\n\r]data:)"
+    rb"[^\r\n]*+[\r\n]*+)*+"
+)
 FULL: Final = 0.95  # of an engine's cache: it keeps some blocks back
 
 
@@ -45,7 +51,7 @@ class Inference:
 
     def pass_on(self, body: bytes, endpoint: Endpoint | None, now: float) -> None:
         """A part of the answer passes, from this endpoint."""
-        if not self.is_begun and body and self.tail.is_stream:
+        if not self.is_begun and self.tail.is_stream and _WAITING.fullmatch(body) is None:
             self.is_begun = True
             stream = self.streams.get(endpoint) if endpoint is not None else None
             if stream is not None:
@@ -54,7 +60,7 @@ class Inference:
 
     def generated(self) -> int:
         """Tokens of the output: as its bill says, else a token for each event of a stream."""
-        usage = last_usage(self.tail.end())
+        usage = self.tail.usage()
         told = generated_in(usage) if usage is not None else None
         if told is not None:
             return told

@@ -1,8 +1,9 @@
 """What an answer says that it took: the last `usage` object in its end.
 
 Of an answer no more is kept than its last few kilobytes, where `usage` is (OpenAI's APIs and those who speak them; a
-stream has it in its last chunk if the client or the server asks for it), and no more is looked at than its events are
-counted.
+stream has it in its last chunk if the client or the server asks for it), and its first few, where vLLM has that of a
+reranking, llama.cpp that of embeddings, and an Anthropic stream what it has read; and no more is looked at than its
+events are counted.
 """
 
 import json
@@ -12,18 +13,20 @@ from typing import Any, Final
 
 TAIL: Final = 4096  # bytes of an answer's end that are kept; vLLM, SGLang and llama.cpp put `usage` in the last 1 KiB
 _DIGITS: Final = 15  # of a count of tokens; a longer number is none
+_NAME: Final = b'"usage":'
 _scan = json.JSONDecoder(parse_int=lambda text: int(text) if len(text) <= _DIGITS else inf).raw_decode
 
 
 class Tail:
-    """The end of an answer, and how many events a stream had."""
+    """The end of an answer, its beginning, and how many events a stream had."""
 
-    __slots__ = ("_kept", "_parts", "bytes", "events", "is_stream")
+    __slots__ = ("_head", "_kept", "_parts", "bytes", "events", "is_stream")
 
     def __init__(self) -> None:
         self.is_stream = False
         self.bytes = 0
         self.events = 0
+        self._head = b""
         self._parts: deque[bytes] = deque()  # the last TAIL bytes, and what else is in the oldest part
         self._kept = 0
 
@@ -32,28 +35,39 @@ class Tail:
         self.bytes += size
         if self.is_stream:
             self.events += body.count(b"data:")
+        if len(self._head) < TAIL:
+            self._head += body[: TAIL - len(self._head)]
         parts = self._parts
         parts.append(body)
         self._kept += size
         while self._kept - len(parts[0]) >= TAIL:
             self._kept -= len(parts.popleft())
 
-    def end(self) -> bytes:
-        """What is kept."""
-        return b"".join(self._parts)
+    def usage(self) -> dict[str, Any] | None:
+        """None if there is none."""
+        told = last_usage(b"".join(self._parts))
+        if not self.is_stream:
+            return told or last_usage(self._head)
+        if told is not None and "output_tokens" in told and "input_tokens" not in told:
+            first = _usage_at(self._head, self._head.find(_NAME))
+            return {**first, **told} if first is not None else told
+        return told
 
     def __repr__(self) -> str:
         return f"<Tail of {self.bytes} bytes, {self.events} events>"
 
 
-def last_usage(tail: bytes) -> dict[str, Any] | None:
+def last_usage(text: bytes) -> dict[str, Any] | None:
     """None if there is none. Inside a JSON string the name's closing quote would be escaped: no text that a model
     writes is taken for it."""
-    start = tail.rfind(b'"usage":')
+    return _usage_at(text, text.rfind(_NAME))
+
+
+def _usage_at(text: bytes, start: int) -> dict[str, Any] | None:
     if start < 0:
         return None
     try:
-        usage: Any = _scan(tail[start + 8 :].decode("utf-8", "replace").lstrip())[0]
+        usage: Any = _scan(text[start + len(_NAME) :].decode("utf-8", "replace").lstrip())[0]
     except (ValueError, RecursionError):
         return None
     return usage if isinstance(usage, dict) else None

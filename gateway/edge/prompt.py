@@ -20,11 +20,9 @@ from gateway.core.inference import Inference
 from gateway.core.prompt import CHARACTERS, Prompt, read_prompt
 from gateway.edge.body import at_hand, read_body
 from gateway.edge.match import BODY_METHODS
-from gateway.edge.usage import Wish
+from gateway.edge.usage import ATTACHMENT, ATTACHMENT_TOKENS, Wish, may_attach
 from gateway.model import Exchange
 
-_ATTACHMENT: Final = re.compile(rb'"(?:data:[^,"]{0,100};base64,)?([A-Za-z0-9+/]{1024,}={0,2})"')
-_ATTACHMENT_TOKENS: Final = 1000  # of an image or a sound: from 85 to some thousands, as model and size have it
 _FIRST: Final = re.compile(rb'\[\s*(["\d\[])')  # what a list is of: texts, tokens, lists of tokens
 _TEXTS: Final = msgspec.json.Decoder(list[str])
 _TOKENS: Final = msgspec.json.Decoder(list[int | list[int]])
@@ -115,10 +113,10 @@ def inference_of(body: bytes, principal: str = "") -> Inference:
     if not text:
         return Inference(by_size(len(body), principal))
     attachments = 0
-    if b"64," in text or b'"data"' in text:
-        text, attachments = _ATTACHMENT.subn(_digest, text)
+    if may_attach(text):
+        text, attachments = ATTACHMENT.subn(_digest, text)
     prompt = read_prompt(text, output=found.tokens(), principal=principal)
-    prompt.tokens += attachments * _ATTACHMENT_TOKENS
+    prompt.tokens += attachments * ATTACHMENT_TOKENS
     # An embedding has an `input` and generates nothing; a response has one too, and more that says what it is.
     is_embedding = bool(found.input) and not (found.messages or found.prompt or found.instructions or found.tokens())
     return Inference(prompt, is_streamed=bool(found.stream) or is_embedding)

@@ -56,6 +56,35 @@ def test_a_prompt_is_pending_until_its_first_token_and_runs_until_its_last(polic
     assert endpoint.work.speed.each.mean_y == pytest.approx(0.1)  # a second for the ten tokens behind the first
 
 
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        b": ping\n\n",
+        b":\r\n\r\n:\r\n\r\n",
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+        b'event: message_start\r\ndata: {"type":"message_start"}\r\n\r\nevent: ping\r\ndata: {}\r\n\r\n',
+        b'event: response.created\ndata: {}\n\nevent: response.in_progress\ndata: {"response":{}}\n\n',
+    ],
+)
+def test_what_keeps_a_stream_alive_is_no_first_token(waiting: bytes) -> None:
+    """Prompts would be taken to be prefilled at once, and their endpoint to be free."""
+    play = Play()
+    inference, endpoint = play.begin()
+    inference.begin(is_stream=True)
+    inference.pass_on(waiting, endpoint, 0.001)
+    assert (endpoint.work.pending, endpoint.work.running) == (256, 0)
+    inference.pass_on(waiting + EVENT, endpoint, 0.5)
+    assert (endpoint.work.pending, endpoint.work.running) == (0, 1)
+
+
+def test_a_stream_of_colons_is_looked_at_once() -> None:
+    play = Play()
+    inference, endpoint = play.begin()
+    inference.begin(is_stream=True)
+    inference.pass_on(b":" * 65536 + b"\nx", endpoint, 0.5)
+    assert endpoint.work.running == 1
+
+
 def test_a_stream_without_a_bill_is_measured_by_its_events() -> None:
     play = Play()
     inference, endpoint = play.begin()

@@ -76,6 +76,7 @@ def test_a_picture_counts_as_so_many_tokens_and_not_as_its_bytes() -> None:
     assert prompt.tokens == pytest.approx(1000 + len(LONG) / 4, rel=0.1)
     assert common(picture("A" * 100_000), picture("A" * 100_000)) >= 3
     assert common(picture("A" * 100_000), picture("B" * 100_000)) == 0
+    assert inference_of(picture("A/" * 50_000).replace(b"/", b"\\/")).prompt.tokens == pytest.approx(1200, rel=0.1)
 
 
 @pytest.mark.parametrize(

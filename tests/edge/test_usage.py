@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.config.settings import LimitSettings
+from gateway.core.usage import TAIL, last_usage
 from gateway.edge.throttle import Throttle
-from gateway.edge.usage import estimate, usage_in
+from gateway.edge.usage import ATTACHMENT_TOKENS, billed, estimate
 from gateway.errors import ClientLeft, NoEndpoint, StoreUnavailable, TooManyRequests
 from gateway.model import Exchange, Principal
 from gateway.stores.memory import MemoryBuckets
@@ -280,10 +281,12 @@ def test_what_was_not_reserved_anywhere_is_not_settled(options: dict[str, Any]) 
     assert remote.settled == []
 
 
-def estimated(body: bytes | None, length: bytes = b"") -> tuple[int, int]:
+def estimated(body: bytes | None, length: bytes = b"", kind: bytes = b"application/json") -> tuple[int, int]:
     exchange = Exchange("r1", 0.0, "192.0.2.1")
     exchange.body = body
-    return estimate(exchange, {"headers": [(b"content-length", length)] if length else []})
+    return estimate(
+        exchange, {"headers": [(b"content-type", kind), *([(b"content-length", length)] if length else [])]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,6 +315,43 @@ def test_a_body_that_streams_through_is_estimated_by_its_length() -> None:
 
 
 @pytest.mark.parametrize(
+    "attached",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A/" * 500_000}},
+        {"type": "input_audio", "input_audio": {"data": "A/" * 500_000, "format": "wav"}},
+        {"images": ["A/" * 500_000]},
+    ],
+)
+def test_an_image_or_a_sound_is_estimated_to_be_no_text(attached: Any) -> None:
+    """A megabyte of it would reserve all that a caller has, and be admitted by a full bucket alone."""
+    body = json.dumps({"model": "llama", "messages": [{"role": "user", "content": [attached]}]}).encode()
+    assert estimated(body)[0] == pytest.approx(ATTACHMENT_TOKENS, abs=100)
+    assert estimated(body.replace(b"/", b"\\/"))[0] == pytest.approx(ATTACHMENT_TOKENS, abs=100)  # as PHP writes it
+
+
+def test_a_form_with_a_file_is_estimated_to_be_no_text() -> None:
+    assert estimated(None, b"25000000", b"multipart/form-data; boundary=x") == (ATTACHMENT_TOKENS, 0)
+    assert estimated(None, b"400", b"multipart/form-data; boundary=x") == (100, 0)
+
+
+def test_a_bill_in_front_of_a_long_answer_is_found() -> None:
+    """Rerankings of vLLM, embeddings of llama.cpp."""
+    tokens = Tokens()
+    rest = [b'"data":[', b"0.1," * TAIL, b"0]}"]
+    tokens.ask(wish(), answers(b'{"object":"list","usage":{"prompt_tokens":5,"total_tokens":5},', *rest))
+    assert tokens.left == 9995
+
+
+@pytest.mark.parametrize("events", [1, TAIL])
+def test_a_stream_that_says_at_its_beginning_what_it_has_read_is_charged_for_that(events: int) -> None:
+    tokens = Tokens()
+    begin = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":25,"output_tokens":1}}}\n\n'
+    end = b'event: message_delta\ndata: {"usage":{"output_tokens":15}}\n\n'
+    tokens.ask(wish(), stream(begin, *[b'data: {"delta":{"text":"a"}}\n\n'] * events, end))
+    assert tokens.left == 9960
+
+
+@pytest.mark.parametrize(
     ("tail", "tokens"),
     [
         (b'{"usage":{"total_tokens":7}}', 7),
@@ -332,4 +372,4 @@ def test_a_body_that_streams_through_is_estimated_by_its_length() -> None:
     ],
 )
 def test_usage_is_read_from_the_end_of_an_answer(tail: bytes, tokens: int | None) -> None:
-    assert usage_in(tail, prompt=100) == tokens
+    assert billed(last_usage(tail), prompt=100) == tokens
