@@ -5,6 +5,8 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 """
 
 import asyncio
+import contextlib
+import os
 from typing import Any, Final, cast
 
 from gateway.clock import monotonic
@@ -79,6 +81,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        if exc is not None and not self.is_idle and self.error is None and not self.reply.is_complete:
+            self._read_rest()
         # Without a length, only a clean end is one: no reset, no TLS without its close_notify (RFC 9112, 9.8).
         is_whole = self.reply.is_complete or (self.is_ended and self.reply.feed_eof())
         if not self.is_idle and self.error is None and not is_whole:
@@ -217,6 +221,21 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         if self.error is not None and isinstance(self.error, ClientLeft | UpstreamTimeout):
             raise self.error
+
+    def _read_rest(self) -> None:
+        """What came ahead of a reset that a write was the first to meet: a server that answers before it has all of
+        our body, and closes, has said why. The kernel still has it; inside TLS nobody could read it."""
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        self.is_reading = False  # not by the transport any more: it could not be paused either
+        reply = self.reply
+        with contextlib.suppress(OSError):
+            descriptor: int = self.transport.get_extra_info("socket").fileno()
+            while self.error is None and not reply.is_complete and reply.size <= _READ_BOUND:
+                data = os.read(descriptor, _READ_BOUND)
+                if not data:
+                    return
+                self.data_received(data)
 
     def _why_lost(self) -> GatewayError:
         if self.reply.is_head_done:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.core.deadlines import NEVER, Deadlines
 from gateway.core.endpoint import Address
@@ -124,6 +125,29 @@ def test_one_that_sent_too_much_or_says_close_is_not_kept(data: bytes) -> None:
         assert connections.take() is None
 
     with_server(saying(data), test)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_answer_ahead_of_a_reset_is_read_when_a_write_meets_the_reset_first(run: Callable[[Any], None]) -> None:
+    """Of a server that answers before it has all of a body, and closes. The loop hears of nothing between its answer
+    and our write, as when the client's next piece is at hand in the same turn."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connections = Connections(Address.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), Deadlines())
+            connection = await connections.open(5.0)
+            server, _ = listener.accept()
+            connection.begin(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12345", is_head=False)
+            await asyncio.sleep(0.05)
+            assert server.recv(1), "it has begun to read"
+            server.sendall(b"HTTP/1.1 413 X\r\nconnection: close\r\ncontent-length: 5\r\n\r\nlarge")
+            server.close()
+            await connection.write(b"67890", 5.0)
+            reply = await connection.head(NEVER)
+            assert (reply.status, await connection.read(5.0, NEVER)) == (413, b"large")
+            assert connection.end(is_sent=False) is False
+
+    run(asyncio.wait_for(main(), 10))
 
 
 def test_one_that_speaks_unasked_is_closed() -> None:
