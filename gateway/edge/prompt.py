@@ -20,7 +20,7 @@ from gateway.core.inference import Inference
 from gateway.core.prompt import CHARACTERS, Prompt, read_prompt
 from gateway.edge.body import at_hand, read_body
 from gateway.edge.match import BODY_METHODS
-from gateway.edge.usage import ATTACHMENT, ATTACHMENT_TOKENS, Wish, may_attach
+from gateway.edge.usage import ATTACHMENT, ATTACHMENT_TOKENS, Wish, ask_plainly, may_attach
 from gateway.model import Exchange
 
 _FIRST: Final = re.compile(rb'\[\s*(["\d\[])')  # what a list is of: texts, tokens, lists of tokens
@@ -81,6 +81,7 @@ class Infer:
         principal = exchange.principal.id
         inference = inference_of(body, principal) if body is not None else Inference(by_size(size, principal))
         exchange.inference = inference
+        ask_plainly(scope)
         return self.app(scope, receive, _Answer(exchange, inference, send))
 
 

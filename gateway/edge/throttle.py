@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import LimitSettings
 from gateway.edge.quota import Bundle, Clock, Quota, Taken
-from gateway.edge.usage import Usage, estimate
+from gateway.edge.usage import Usage, ask_plainly, estimate
 from gateway.model import Exchange
 from gateway.stores.locked import LockedTable
 
@@ -110,6 +110,7 @@ class Throttle:
                 taken = Taken(self.store, places, self.store.take(places, prices, bundle.windows, self.clock()))
             if self._judge(bundle, taken.debts, prices, exchange):
                 reserved.append((bundle, taken, costs))
+        ask_plainly(scope)
         usage = Usage(send)
         try:
             await self.app(scope, receive, usage)

@@ -83,6 +83,14 @@ def may_attach(text: bytes) -> bool:
     return b"64," in text or b'"data"' in text or b'"images"' in text  # Ollama's
 
 
+def ask_plainly(scope: Scope) -> None:
+    """For an answer that is not compressed: of another one nothing is read. Clients' libraries take gzip unasked."""
+    headers = scope["headers"]
+    if get(headers, b"accept-encoding") is not None:
+        kept = [header for header in headers if header[0] != b"accept-encoding"]
+        scope["headers"] = [*kept, (b"accept-encoding", b"identity")]
+
+
 class Usage:
     """A `send` that finds out what its answer took."""
 

@@ -122,8 +122,10 @@ class Route:
         self.layer = Infer(self._end, bound=bound)
         self.exchange = Exchange("id", 0.0, "10.0.0.9")
         self.received = b""
+        self.passed: list[Any] = []  # the fields
 
     async def _end(self, scope: Any, receive: Any, send: Any) -> None:
+        self.passed = scope["headers"]
         while True:
             message = await receive()
             self.received += message.get("body", b"")
@@ -139,11 +141,12 @@ class Route:
 
         async def send(message: Any) -> None: ...
 
-        fields = {b"content-type": kind}
+        fields = {b"content-type": kind, b"accept-encoding": b"gzip"}
         if length:
             fields[b"content-length"] = b"%d" % sum(map(len, parts))
         self.exchange.fields = fields
-        asyncio.run(self.layer({"exchange": self.exchange, "method": method}, receive, send))
+        scope = {"exchange": self.exchange, "method": method, "headers": list(fields.items())}
+        asyncio.run(self.layer(scope, receive, send))
 
 
 def test_a_body_that_nobody_has_read_is_read_and_given_on_unchanged() -> None:
@@ -162,6 +165,13 @@ def test_a_body_that_is_too_large_or_of_another_kind_streams_through_and_is_know
         assert route.exchange.body is None
         assert route.exchange.inference is not None
         assert route.exchange.inference.prompt.tokens == len(text) // 4
+
+
+def test_an_answer_is_asked_for_in_which_tokens_can_be_counted() -> None:
+    """A compressed one was taken for one that generated nothing: all of its time for that of its prompt."""
+    route = Route()
+    route.ask(chat("hello"))
+    assert dict(route.passed)[b"accept-encoding"] == b"identity"
 
 
 def test_a_request_that_brings_no_body_has_no_prompt() -> None:

@@ -54,21 +54,24 @@ class Tokens:
     def __init__(self, store: Any = None, **options: Any) -> None:
         self.store = store or MemoryBuckets(keys=100)
         self.sent: list[Any] = []
+        self.passed: list[Any] = []  # the fields that reach the model server
         self.answer: Answer = answers(chat())
         limits = [LimitSettings(rate="10000/minute", unit="tokens", **options)]
         self.throttle = Throttle(self._upstream, limits=limits, model="llama", store=self.store, clock=lambda: 10**15)
 
     async def _upstream(self, scope: Any, receive: Any, send: Any) -> None:
+        self.passed = scope["headers"]
         await self.answer(scope["exchange"], send)
 
     async def _keep(self, message: Any) -> None:
         self.sent.append(message)
 
-    def ask(self, body: bytes | None, answer: Answer, length: bytes = b"") -> Exchange:
+    def ask(self, body: bytes | None, answer: Answer, length: bytes = b"", encoding: bytes = b"") -> Exchange:
         self.answer = answer
         exchange = Exchange("r1", 0.0, "192.0.2.1")
         exchange.principal, exchange.body = Principal("a", "a", "key"), body
         headers = [(b"content-length", length)] if length else []
+        headers += [(b"accept-encoding", encoding)] if encoding else []
         scope = {"type": "http", "exchange": exchange, "headers": headers}
         try:
             asyncio.run(self.throttle(scope, None, self._keep))  # type: ignore[arg-type]
@@ -97,6 +100,15 @@ def test_the_answers_usage_is_what_is_charged() -> None:
     tokens = Tokens()
     tokens.ask(wish(max_tokens=900), answers(chat(prompt_tokens=90, completion_tokens=35, total_tokens=125)))
     assert tokens.left == 9875
+
+
+def test_an_answer_is_asked_for_whose_usage_can_be_read() -> None:
+    """A compressed stream has no events, and what it took would be free."""
+    tokens = Tokens()
+    tokens.ask(wish(), answers(chat(total_tokens=5)), b"9", b"gzip, br")
+    assert tokens.passed == [(b"content-length", b"9"), (b"accept-encoding", b"identity")]
+    tokens.ask(wish(), answers(chat(total_tokens=5)))
+    assert tokens.passed == []
 
 
 def test_more_than_the_estimate_is_charged_too_even_into_debt() -> None:
