@@ -12,6 +12,7 @@ from gateway.core.body import Replay
 from gateway.core.dispatch import Directory, header_text
 from gateway.core.snapshot import Route
 from gateway.edge.body import at_hand, read_body
+from gateway.edge.form import is_form, model_in_form
 from gateway.errors import BadRequest, MethodNotAllowed, TooLarge
 from gateway.model import Exchange
 
@@ -73,7 +74,8 @@ class Match:
 
     def _named_in(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
         """What the body names; a route that the head has named wins, but the body may still name a version of it."""
-        named = model_in(body, is_required=route is None)
+        kind = exchange.fields.get(b"content-type", b"")
+        named = model_in_form(body, kind) if is_form(kind) else model_in(body, is_required=route is None)
         if not named:
             return route
         exchange.named = named

@@ -19,8 +19,9 @@ from gateway.core.headers import get
 from gateway.core.inference import Inference
 from gateway.core.prompt import CHARACTERS, Prompt, read_prompt
 from gateway.edge.body import at_hand, read_body
+from gateway.edge.form import is_form
 from gateway.edge.match import BODY_METHODS
-from gateway.edge.usage import ATTACHMENT, ATTACHMENT_TOKENS, Wish, ask_plainly, may_attach
+from gateway.edge.usage import ATTACHMENT, ATTACHMENT_TOKENS, Wish, ask_plainly, may_attach, tokens_by_size
 from gateway.model import Exchange
 
 _FIRST: Final = re.compile(rb'\[\s*(["\d\[])')  # what a list is of: texts, tokens, lists of tokens
@@ -79,7 +80,11 @@ class Infer:
     def _infer(self, body: bytes | None, size: int, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         principal = exchange.principal.id
-        inference = inference_of(body, principal) if body is not None else Inference(by_size(size, principal))
+        if body is not None and not is_form(exchange.fields.get(b"content-type", b"")):
+            inference = inference_of(body, principal)
+        else:
+            tokens = tokens_by_size(len(body) if body is not None else size, exchange)
+            inference = Inference(Prompt(tokens, principal=principal))
         exchange.inference = inference
         ask_plainly(scope)
         return self.app(scope, receive, _Answer(exchange, inference, send))
@@ -109,10 +114,10 @@ def inference_of(body: bytes, principal: str = "") -> Inference:
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Inference(by_size(len(body), principal))
+        return Inference(_by_size(len(body), principal))
     text = found.text()
     if not text:
-        return Inference(by_size(len(body), principal))
+        return Inference(_by_size(len(body), principal))
     attachments = 0
     if may_attach(text):
         text, attachments = ATTACHMENT.subn(_digest, text)
@@ -123,7 +128,7 @@ def inference_of(body: bytes, principal: str = "") -> Inference:
     return Inference(prompt, is_streamed=bool(found.stream) or is_embedding)
 
 
-def by_size(size: int, principal: str) -> Prompt:
+def _by_size(size: int, principal: str) -> Prompt:
     return Prompt(size // CHARACTERS, principal=principal)
 
 

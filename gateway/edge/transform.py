@@ -1,4 +1,4 @@
-"""The model's name as the upstream knows it: in the path of OIP and TF-Serving, in the body of OpenAI's API."""
+"""The model's name as the upstream knows it: in the path of OIP and TF-Serving, in OpenAI's bodies and forms."""
 
 from collections.abc import Awaitable
 
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.core.body import Replay
 from gateway.core.dispatch import as_served
 from gateway.core.headers import get
+from gateway.edge.form import is_form, rename_in_form
 from gateway.errors import BadRequest
 from gateway.model import Exchange
 
@@ -30,7 +31,11 @@ class Transform:
         elif exchange.named and exchange.named != pool.served_model and exchange.body is not None:
             if get(scope["headers"], b"content-encoding") is not None:
                 raise BadRequest("A compressed body cannot name a model by an alias or version.")
-            exchange.body = rename(exchange.body, pool.served_model)
+            kind = exchange.fields.get(b"content-type", b"")
+            if is_form(kind):
+                exchange.body = rename_in_form(exchange.body, kind, pool.served_model)
+            else:
+                exchange.body = rename(exchange.body, pool.served_model)
             receive = Replay(exchange.body, receive)
         return self.app(scope, receive, send)
 

@@ -12,6 +12,7 @@ from starlette.types import Message, Scope, Send
 
 from gateway.core.headers import get
 from gateway.core.usage import Tail
+from gateway.edge.form import is_form
 from gateway.model import Exchange
 
 _BYTES_PER_TOKEN: Final = 4  # of English text, by OpenAI's rule of thumb
@@ -57,11 +58,10 @@ def estimate(exchange: Exchange, scope: Scope) -> Estimate:
     """The prompt is a quarter of the body's bytes, but for what is attached; the completion is what the body asks for
     at most, where a layer has read it (0 where it streams through, or asks for nothing)."""
     body = exchange.body
-    if body is None:
+    if body is None or is_form(exchange.fields.get(b"content-type", b"")):
         length = get(scope["headers"], b"content-length") or b""
-        prompt = int(length) // _BYTES_PER_TOKEN if length.isdigit() else 0
-        kind = get(scope["headers"], b"content-type") or b""
-        return Estimate(min(prompt, ATTACHMENT_TOKENS) if kind.lower().startswith(b"multipart/") else prompt, 0)
+        size = len(body) if body is not None else int(length) if length.isdigit() else 0
+        return Estimate(tokens_by_size(size, exchange), 0)
     try:
         completion = _decode_wish(body).tokens()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -76,6 +76,12 @@ def _prompt(body: bytes) -> int:
             size -= found.end() - found.start()
             attached += ATTACHMENT_TOKENS
     return size // _BYTES_PER_TOKEN + attached
+
+
+def tokens_by_size(size: int, exchange: Exchange) -> int:
+    """Tokens of a body in which nobody looks for a prompt. A form has a file."""
+    tokens = size // _BYTES_PER_TOKEN
+    return min(tokens, ATTACHMENT_TOKENS) if is_form(exchange.fields.get(b"content-type", b"")) else tokens
 
 
 def may_attach(text: bytes) -> bool:

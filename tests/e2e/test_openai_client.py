@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.e2e.harness import DemoModel, Gateway, served
-from tests.e2e.harness_upstream import refused_port
+from tests.e2e.harness_upstream import RawUpstream, answering, refused_port
 
 USER: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "one two"}]
 SAID = "here. You said: one two"
@@ -17,7 +17,13 @@ DELAY = 0.05  # seconds before every streamed chunk of v2
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def whisper() -> Iterator[RawUpstream]:
+    with RawUpstream(answering(b'{"text":"so it was said"}', fields=[("content-type", "application/json")])) as whisper:
+        yield whisper
+
+
+@pytest.fixture(scope="module")
+def gateway(whisper: RawUpstream) -> Iterator[Gateway]:
     with (
         DemoModel("demo", "v1") as one,
         DemoModel("demo", "v2", delay=DELAY) as two,
@@ -32,6 +38,10 @@ def gateway() -> Iterator[Gateway]:
                 "scarce": {
                     "limits": [{"rate": "2/hour", "per": "key"}],
                     "versions": {"v1": {"endpoints": [one.url], "served_as": {"model": "demo"}}},
+                },
+                "whisper": {
+                    "aliases": ["whisper-1"],
+                    "versions": {"v3": {"endpoints": [whisper.url], "served_as": {"model": "large-v3"}}},
                 },
                 "gone": served([f"http://127.0.0.1:{nowhere}"]),
             }
@@ -194,3 +204,21 @@ def test_forty_asynchronous_chats_at_once_streamed_and_whole(gateway: Gateway) -
             return await asyncio.gather(*((streamed if n % 2 else whole)(client, n) for n in range(40)))
 
     assert asyncio.run(run()) == [f"demo@v{1 + n % 2} here. You said: number {n}" for n in range(40)]
+
+
+@pytest.mark.parametrize("model", ["whisper", "whisper-1@v3"])
+def test_a_sound_reaches_the_model_that_its_form_names(client: openai.OpenAI, whisper: RawUpstream, model: str) -> None:
+    sound = b"RIFF" + bytes(range(256)) * 1000
+    answer = client.audio.transcriptions.create(model=model, file=("a.wav", sound), language="en")
+    assert answer.text == "so it was said"
+    form = whisper.requests[-1].body
+    assert sound in form
+    assert b'name="model"\r\n\r\nlarge-v3\r\n' in form
+
+
+def test_a_form_for_a_model_that_the_key_may_not_call_is_refused(gateway: Gateway) -> None:
+    with client_of(gateway, key=gateway.create_key("carol", "demo")) as carol:
+        with pytest.raises(openai.PermissionDeniedError):
+            carol.audio.transcriptions.create(model="whisper", file=("a.wav", b"RIFF"))
+        with pytest.raises(openai.NotFoundError):
+            carol.audio.transcriptions.create(model="nobody", file=("a.wav", b"RIFF"))

@@ -167,6 +167,16 @@ def test_a_body_that_is_too_large_or_of_another_kind_streams_through_and_is_know
         assert route.exchange.inference.prompt.tokens == len(text) // 4
 
 
+def test_a_form_with_a_file_is_no_long_prompt_whoever_has_read_it() -> None:
+    route = Route(bound=100)
+    route.ask(b"x" * 100_000, kind=b"multipart/form-data; boundary=b")
+    assert route.exchange.inference is not None
+    assert route.exchange.inference.prompt.tokens == 1000
+    route.exchange.body = b"x" * 100_000
+    route.ask(b"x" * 100_000, kind=b"multipart/form-data; boundary=b")
+    assert route.exchange.inference.prompt.tokens == 1000
+
+
 def test_an_answer_is_asked_for_in_which_tokens_can_be_counted() -> None:
     """A compressed one was taken for one that generated nothing: all of its time for that of its prompt."""
     route = Route()

@@ -295,10 +295,8 @@ def test_what_was_not_reserved_anywhere_is_not_settled(options: dict[str, Any]) 
 
 def estimated(body: bytes | None, length: bytes = b"", kind: bytes = b"application/json") -> tuple[int, int]:
     exchange = Exchange("r1", 0.0, "192.0.2.1")
-    exchange.body = body
-    return estimate(
-        exchange, {"headers": [(b"content-type", kind), *([(b"content-length", length)] if length else [])]}
-    )
+    exchange.body, exchange.fields = body, {b"content-type": kind}
+    return estimate(exchange, {"headers": [(b"content-length", length)] if length else []})
 
 
 @pytest.mark.parametrize(
@@ -343,6 +341,7 @@ def test_an_image_or_a_sound_is_estimated_to_be_no_text(attached: Any) -> None:
 
 def test_a_form_with_a_file_is_estimated_to_be_no_text() -> None:
     assert estimated(None, b"25000000", b"multipart/form-data; boundary=x") == (ATTACHMENT_TOKENS, 0)
+    assert estimated(b"x" * 25_000_000, b"", b"multipart/form-data; boundary=x") == (ATTACHMENT_TOKENS, 0)
     assert estimated(None, b"400", b"multipart/form-data; boundary=x") == (100, 0)
 
 
