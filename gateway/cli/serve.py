@@ -1,5 +1,6 @@
 """`gateway serve`: everything that happens before the first process is forked."""
 
+import errno
 import logging
 import os
 import resource
@@ -20,6 +21,7 @@ from gateway.config.settings import Settings
 from gateway.control import publish, reload
 from gateway.core.session import Sessions
 from gateway.edge import meters
+from gateway.edge.journal import open_log
 from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
 from gateway.server.master import Master
@@ -104,8 +106,10 @@ def _ready_folder(settings: Settings) -> None:
         raise ValueError(f"the secret of sessions cannot be used: {_explain(error)}") from None
     if log and log != "-":
         try:
-            os.close(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
+            os.close(open_log(log))
         except OSError as error:
+            if error.errno == errno.ENXIO:  # a named pipe that nobody reads yet: till then lines are lost, and counted
+                return
             raise OSError(error.errno, f"gateway.access_log cannot be opened: {error.strerror}", log) from None
 
 

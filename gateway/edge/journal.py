@@ -45,7 +45,8 @@ class Journal:
     """Make it after the fork, close it at the worker's exit."""
 
     def __init__(self, path: str, *, wall: Callable[[], float] = time.time) -> None:
-        """`path` is a file that is appended to, or "-" for standard output. Raises OSError if it cannot be opened."""
+        """`path` is a file that is appended to, or "-" for standard output. What cannot be opened now may be later, and
+        till then lines are lost: a worker in the place of one that died must not fail for its log."""
         self._wall = wall
         self._instant = -1  # milliseconds of `_stamp`
         self._second = -1
@@ -148,6 +149,11 @@ class Journal:
         return f"<Journal {self._writer.path} gathered={len(self._lines)} waiting={waiting} dropped={self.dropped}>"
 
 
+def open_log(path: str) -> int:
+    """-> its descriptor. Without waiting: a named pipe that nobody reads is ENXIO. Raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+
+
 _END: Final = None
 _LF: Final = 0x0A
 
@@ -164,7 +170,9 @@ class _Writer:
         self._is_torn = False  # the last write ended inside a line
         self._is_stuck = False  # the file is gone and no new one can be opened
         self._fd = -1
-        self._open()
+        self._is_file = True
+        self._identity = (-1, -1)
+        self._try_open("the access log cannot be opened: %s")
 
     def put(self, batch: bytes) -> None:
         if self._runner is None:  # not in the constructor: threads do not survive a fork
@@ -178,14 +186,14 @@ class _Writer:
             self._runner.join(timeout)
             if self._runner.is_alive():
                 return
-        if self.path != "-":
+        if self.path != "-" and self._fd >= 0:
             os.close(self._fd)
 
     def _open(self) -> None:
         if self.path == "-":
             self._fd = 1
         else:
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fd = open_log(self.path)
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = fd
@@ -209,12 +217,15 @@ class _Writer:
                 return
         except OSError:
             pass
+        self._try_open("the access log goes on in its old file: %s")
+
+    def _try_open(self, failure: str) -> None:
         try:
             self._open()
             self._is_stuck = False
         except OSError as error:
             if not self._is_stuck:
-                _log.warning("the access log goes on in its old file: %s", error)
+                _log.warning(failure, error)
             self._is_stuck = True
 
     def _write(self, piece: bytes) -> None:

@@ -5,6 +5,7 @@ worker that dies takes with it what it counted since its last flush, never what 
 from the file, so no counter goes down.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -26,13 +27,14 @@ class Recorder:
     """The counts of the worker in `slot`, and their file in `folder`. One owner: no lock."""
 
     def __init__(self, slot: int, folder: Path) -> None:
-        """Raises OSError if the folder cannot be written."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """A folder that cannot be written is logged: a worker in the place of one that died must not fail for it."""
+        with contextlib.suppress(OSError):  # told by the flush
+            folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"worker-{slot}"
         self.totals = _read(self.path) or Totals()
         self.totals.forget_gauges()
         self._hooks: list[Callable[[Totals], None]] = []
-        self._write()
+        self.flush()
 
     def before_flush(self, hook: Callable[[Totals], None]) -> None:
         """`hook` sets, just before the totals are written, what is not counted event by event."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.harness import DemoModel, Gateway, served, until
+from tests.e2e.harness import DemoModel, Gateway, served, temporary_folder, until
 from tests.e2e.harness_load import READY, Load, worker_of
 from tests.e2e.harness_upstream import RawUpstream, hanging, saying_once, streaming
 
@@ -138,6 +138,21 @@ def test_a_worker_that_dies_inside_a_buckets_lock_blocks_nobody(demo: DemoModel,
             with gateway.client() as client:
                 assert client.get(READY, timeout=2).status_code == 200
         assert "ended with -9" in gateway.output
+
+
+def test_a_worker_is_replaced_though_neither_its_counts_nor_its_log_can_be_written(demo: DemoModel) -> None:
+    """As on a disk that is full or read-only: the listener of one that cannot start would let half of all wait."""
+    settings = {"gateway": {"workers": 2, "access_log": {"path": "logs/access.log"}}}
+    folder = temporary_folder("gateway-")
+    (folder / "logs").mkdir()
+    with Gateway({"demo": served([demo.url])}, settings, folder=folder) as gateway:
+        (folder / "logs").rename(folder / "moved")
+        (folder / ".gateway" / "metrics").rename(folder / "metrics")
+        (folder / ".gateway" / "metrics").write_text("no folder")
+        kill(gateway, gateway.pids()[0])
+        for _ in range(20):
+            with gateway.client() as client:
+                assert client.get(READY).status_code == 200
 
 
 def test_children_of_a_killed_master_finish_what_runs_and_end(demo: DemoModel) -> None:

@@ -280,9 +280,40 @@ def test_a_rotation_that_fails_loses_no_line_and_is_told_once(tmp_path: Path, ca
     assert [record.message for record in caplog.records if "old file" in record.message] == [caplog.messages[0]]
 
 
-def test_a_log_that_cannot_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="none"):
-        Journal(str(tmp_path / "none" / "log"))
+def test_a_log_that_cannot_be_opened_yet_takes_what_comes_when_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that takes a dead one's place must not fail for a disk that has filled meanwhile."""
+    folder = tmp_path / "logs"
+
+    async def main() -> None:
+        journal = Journal(str(folder / "log"))
+        write_now(journal, b"/lost")
+        write_now(journal, b"/lost")
+        assert journal.dropped == 2
+        folder.mkdir()
+        write_now(journal, b"/new")
+        journal.close()
+
+    asyncio.run(main())
+    assert [line["path"] for line in lines_of(folder / "log")] == ["/new"]
+    assert [message for message in caplog.messages if "cannot be opened" in message] == caplog.messages[:1]
+
+
+def test_a_named_pipe_that_nobody_reads_yet_holds_up_no_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    async def main() -> None:
+        journal = Journal(str(tmp_path / "pipe"))
+        write_now(journal, b"/lost")
+        assert journal.dropped == 1
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        write_now(journal, b"/heard")
+        assert json.loads(os.read(reader, 65536))["path"] == "/heard"
+        os.close(reader)
+        journal.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
 
 
 @contextlib.contextmanager

@@ -98,6 +98,17 @@ def test_a_folder_that_went_away_does_not_stop_the_worker(tmp_path: Path) -> Non
     assert merge(folder).errors == {("iris", "upstream", "no_endpoint_available"): 1}
 
 
+def test_one_that_cannot_be_written_at_its_start_does_not_stop_the_worker(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.write_text("no folder")
+    recorder = Recorder(0, folder)
+    count(recorder)
+    folder.unlink()
+    folder.mkdir()
+    recorder.flush()
+    assert requests(merge(folder)) == 1
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     recorder = Recorder(0, tmp_path)
     old = recorder.path.read_bytes()
