@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.settings import ExternalAuth
 from gateway.core.headers import CERTIFICATE_FIELDS, get, serialise
-from gateway.edge.authenticate import CREDENTIALS, REALM, Means, Names, Rejected, credential_in
+from gateway.edge.authenticate import CREDENTIALS, REALM, Means, Names, Rejected, credential_in, holds_key
 from gateway.edge.question import Ask, start_of
 from gateway.errors import AuthenticationBusy, ClientLeft, Forbidden, GatewayError, StoreUnavailable, Unauthenticated
 from gateway.model import Answer, Exchange, Principal
@@ -137,7 +137,7 @@ class External:
         """The question, but for its id."""
         fields = [
             header for header in scope["headers"]
-            if header[0] in self._sent and not (header[0] in CREDENTIALS and b"gw_" in header[1])
+            if header[0] in self._sent and not (header[0] in CREDENTIALS and holds_key(header[1]))
         ]  # fmt: skip
         query = scope["query_string"]
         uri = scope["raw_path"] + (b"?" + query if query else b"")

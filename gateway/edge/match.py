@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.body import Replay
 from gateway.core.dispatch import Directory, header_text
+from gateway.core.headers import get_all
 from gateway.core.snapshot import Route
 from gateway.edge.body import at_hand, read_body
 from gateway.edge.form import is_form, model_in_form
@@ -53,7 +54,7 @@ class Match:
         exchange.version = target.version
         exchange.path = target.path
         route = self.routes[target.model] if target.model else None
-        if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields)):
+        if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields, scope)):
             bound = route.json_bytes if route is not None else _JSON_BOUND
             length = fields.get(b"content-length", b"")
             if length.isdigit() and int(length) > bound:  # before a byte of it is read
@@ -110,11 +111,13 @@ def host_name(host: bytes) -> str:
     return name.lower().rstrip(".")
 
 
-def _is_json(fields: dict[bytes, bytes]) -> bool:
+def _is_json(fields: dict[bytes, bytes], scope: Scope) -> bool:
     """True unless a content type says otherwise. OpenAI's clients always send application/json; curl and browsers call
-    anything text or a form, and not every model server looks."""
+    anything text or a form, and not every model server looks. Of several, who knows which one it looks at."""
     kind = fields.get(b"content-type", b"")
-    return kind in (b"", b"application/json") or _JSON.search(kind.lower()) is not None
+    if kind in (b"", b"application/json") or _JSON.search(kind.lower()) is not None:
+        return True
+    return len(fields) != len(scope["headers"]) and len(get_all(scope["headers"], b"content-type")) > 1
 
 
 def model_in(body: bytes, *, is_required: bool) -> str | None:

@@ -9,7 +9,7 @@ The receiver must be told beforehand that there is one (`gateway.proxy_protocol`
 
 import re
 import struct
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -51,9 +51,9 @@ def _first(data: bytes) -> Announcement | None:
         raise ValueError("the PROXY header is malformed")
     source, target = (ip_address(part.decode("latin-1")) for part in parts[:2])
     port = int(parts[2])
-    if not source.version == target.version == _FAMILIES[family] or port > 0xFFFF:
+    if not source.version == target.version == _FAMILIES[family] or port > 0xFFFF or b"%" in line:  # a zone: free text
         raise ValueError("the PROXY header is malformed")
-    return Announcement(length, (str(source), port))
+    return Announcement(length, (_text(source), port))
 
 
 def _second(data: bytes) -> Announcement | None:
@@ -74,4 +74,10 @@ def _second(data: bytes) -> Announcement | None:
         raise ValueError("the PROXY header is too short for its addresses")
     source = ip_address(data[16 : 16 + width])
     (port,) = struct.unpack_from("!H", data, 16 + 2 * width)
-    return Announcement(length, (str(source), port))
+    return Announcement(length, (_text(source), port))
+
+
+def _text(address: IPv4Address | IPv6Address) -> str:
+    """A proxy whose socket speaks both kinds of IP announces IPv4 clients mapped (RFC 4291, 2.5.5.2): they are who they
+    are without it, for `trusted_proxies`, plugins and logs. Python 3.11 writes them `::ffff:c000:201`."""
+    return str((address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address)

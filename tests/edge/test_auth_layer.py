@@ -302,6 +302,26 @@ def test_a_public_model_sees_no_key_of_ours_and_no_claimed_identity() -> None:
     assert call(layer, [(b"authorization", b"bearer " + KEY)])[1] == COMMON
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"authorization", b"Bearer\t" + KEY),
+        (b"authorization", b"Token " + KEY),
+        (b"authorization", b'Token token="' + KEY + b'"'),
+        (b"authorization", KEY),
+        (b"x-api-key", b"Bearer " + KEY),
+    ],
+)
+def test_a_public_model_sees_no_key_of_ours_in_whatever_form_it_was_sent(field: Header) -> None:
+    assert call(Public(Behind(), means=Means(TABLE, TOKENS)), [field])[1] == COMMON
+
+
+@pytest.mark.parametrize("value", [b"Bearer eyJ.eyJhgw_abc.gw_x", b"Bearer a-gw_b/gw_c+gw_d~gw_e", b"Bearer hf_gw_"])
+def test_a_token_within_which_the_letters_of_a_key_occur_is_the_model_servers_own(value: bytes) -> None:
+    field = (b"authorization", value)
+    assert call(Public(Behind(), means=Means(TABLE, TOKENS)), [field])[1] == [*COMMON, field]
+
+
 # --- issuers' new keys ---
 
 NEW_TOKEN = compact({"alg": "ES256", "kid": "new"}, claims(), by(ec_key("new"), "ES256"))

@@ -16,6 +16,7 @@ def second(command: int, family: int, rest: bytes, size: int | None = None) -> b
 
 
 V4 = bytes([192, 0, 2, 1, 203, 0, 113, 7]) + struct.pack("!HH", 56324, 443)
+MAPPED = (bytes(10) + b"\xff\xff\xc0\0\2\1") * 2 + struct.pack("!HH", 1, 2)
 V6 = bytes(15) + b"\1" + bytes(15) + b"\2" + struct.pack("!HH", 1, 2)
 
 GOOD = {
@@ -25,6 +26,8 @@ GOOD = {
     "1, unknown with addresses": (b"PROXY UNKNOWN ffff:f::1 ffff::2 65535 65535\r\n", None),
     "2, IPv4": (second(0x21, 0x11, V4), ("192.0.2.1", 56324)),
     "2, IPv6": (second(0x21, 0x21, V6), ("::1", 1)),
+    "1, IPv4 as IPv6": (b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:203.0.113.7 1 2\r\n", ("192.0.2.1", 1)),
+    "2, IPv4 as IPv6": (second(0x21, 0x21, MAPPED), ("192.0.2.1", 1)),
     "2, local": (second(0x20, 0x00, b""), None),
     "2, local that names somebody": (second(0x20, 0x11, V4), None),
     "2, a unix socket": (second(0x21, 0x31, bytes(216)), None),
@@ -39,6 +42,7 @@ BAD = {
     "another family": b"PROXY UDP4 192.0.2.1 203.0.113.7 1 2\r\n",
     "families that differ": b"PROXY TCP4 ::1 ::2 1 2\r\n",
     "no address": b"PROXY TCP4 a.example 203.0.113.7 1 2\r\n",
+    "a zone": b"PROXY TCP6 fe80::1%\x1b[2J fe80::2 1 2\r\n",
     "a port too large": b"PROXY TCP4 192.0.2.1 203.0.113.7 65536 2\r\n",
     "a port with a sign": b"PROXY TCP4 192.0.2.1 203.0.113.7 +1 2\r\n",
     "too few parts": b"PROXY TCP4 192.0.2.1 203.0.113.7 1\r\n",
