@@ -222,6 +222,9 @@ class Gate:
         barred: set[str] = set()
         while (waiter := self.line.next(barred)) is not None:
             call, key, pick, future = waiter.what
+            if future.done():  # its client has left in this turn of the loop: it has not woken, and takes nothing
+                self.line.remove(waiter)
+                continue
             try:
                 hold = self._admit(call, key, pick)
             except Full as full:

@@ -348,6 +348,28 @@ def test_one_that_is_given_room_as_it_leaves_gives_it_on(zone: Zone) -> None:
     run(test, held)
 
 
+def test_one_that_has_left_and_not_woken_is_passed_over_when_there_is_room(zone: Zone) -> None:
+    """Else what it was given was lost for ever, the answer that made the room broke off, and nobody was let go."""
+    held = Held()
+
+    async def test(bench: Bench, server: Server) -> None:
+        front = gate(bench, zone.worker(0), version=1)
+        first = ask(bench)
+        await until(lambda: held.doors)
+        second, third = ask(bench), ask(bench)
+        await until(lambda: len(front.line) == 2)
+        front.renew(bench.pool, Bounds(0, 2, 0, 100, 10.0), None)
+        second.cancel()
+        front.give_back([])
+        await until(lambda: [door.set() for door in held.doors] and first.done() and third.done())
+        assert second.cancelled()
+        assert ((await first).body, (await third).body) == (b"ok", b"ok")
+        assert front.leases.count(front.line_place) == front.leases.count(front.version_place) == 0
+        assert bench.endpoints[0].in_flight == 0
+
+    run(test, held)
+
+
 def test_when_no_endpoint_is_up_nobody_waits_for_room(zone: Zone) -> None:
     async def test(bench: Bench, server: Server) -> None:
         front = gate(bench, zone.worker(0), version=1)
