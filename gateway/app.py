@@ -9,7 +9,7 @@
     match         names the route; everything behind is that route's own chain
     hide          what the next two refuse, nobody has heard of
     authenticate  who, before any work is done for them
-    authorize     may they, before they are charged
+    authorize     may they, before they are charged; of a hidden model, twice: before its body is read, and after
     in_flight     a lease, which goes back if a bucket refuses
     throttle      charged before plugins may spend anything
     [plugins]     the route's; behind any plugins, `checked`: the fields that they leave must be fields;
@@ -79,7 +79,7 @@ from gateway.edge.hide import Admitted, Hide
 from gateway.edge.hsts import Hsts
 from gateway.edge.in_flight import InFlight
 from gateway.edge.listing import Listing, routes_of
-from gateway.edge.match import Match
+from gateway.edge.match import Match, NamedInBody
 from gateway.edge.observe import Observe
 from gateway.edge.patience import Patience
 from gateway.edge.priority import rank_of
@@ -170,6 +170,7 @@ def compiling(
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
             auth=model.kinds_of_auth,
             access=access_of(name, model),
+            is_hidden=model.hide,
             passes_credentials=model.pass_credentials,
         )
         yield
@@ -313,10 +314,12 @@ def _chain(
         return Public(app, means=runtime.means)
     if model.pass_credentials:
         app = PassCredential(app)
-    if model.hide:
-        app = Admitted(app, methods=model.methods)
     limited = partial(_limited, runtime=runtime) if "key" in model.auth else None
-    app = Authorize(app, access=access_of(name, model), is_hidden=model.hide, limited=limited)
+    access = access_of(name, model)
+    app = Authorize(app, access=access, is_hidden=model.hide, limited=limited)
+    if model.hide:
+        app = Admitted(NamedInBody(app), methods=model.methods)
+        app = Authorize(app, access=access, is_hidden=True)
     app = _authenticated(app, model, runtime)
     if model.pass_credentials:
         app = KeepCredential(app)

@@ -28,6 +28,7 @@ class Route:
     auth: frozenset[str] = frozenset()  # ways to authenticate, any of them; empty: public
     access: Access | None = None  # whom of the known callers; None: all
     tail: Chain | None = None  # the part of the chain behind the choice of the version
+    is_hidden: bool = False  # from all who may not call it
     passes_credentials: bool = False  # the caller's, to the model server
 
     def __repr__(self) -> str:

@@ -54,12 +54,11 @@ class Match:
         exchange.version = target.version
         exchange.path = target.path
         route = self.routes[target.model] if target.model else None
+        if route is not None and route.is_hidden and (model is not None or target.path != path):
+            return _hand_on(route, scope, receive, send)  # by its name: `NamedInBody` reads, when it is known who asks
         if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields, scope)):
             bound = route.json_bytes if route is not None else _JSON_BOUND
-            length = fields.get(b"content-length", b"")
-            if length.isdigit() and int(length) > bound:  # before a byte of it is read
-                raise TooLarge
-            body = at_hand(receive, bound)
+            body = _at_hand(fields, receive, bound)
             if body is None:
                 return self._read(bound, route, scope, receive, send)
             return self._by_body(body, route, scope, receive, send)
@@ -75,8 +74,7 @@ class Match:
 
     def _named_in(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
         """What the body names; a route that the head has named wins, but the body may still name a version of it."""
-        kind = exchange.fields.get(b"content-type", b"")
-        named = model_in_form(body, kind) if is_form(kind) else model_in(body, is_required=route is None)
+        named = _named(body, exchange, is_required=route is None)
         if not named:
             return route
         exchange.named = named
@@ -84,12 +82,64 @@ class Match:
             model, version = self.directory.named(named)
             route = self.routes[model]
         else:
-            name, _, version = named.rpartition("@")
-            if version not in route.pools or self.directory.names.get(name) != route.name:
-                version = None
+            version = _version_in(named, route)
         if exchange.version is None:
             exchange.version = version
         return route
+
+
+class NamedInBody:
+    """Behind the authorisation of a model that hides itself, and in front of another one: what a body may name is a
+    version. Read in front of it, as elsewhere, a body would tell by its answer (413, 400, 100, none yet) that there is
+    a model of the name in the head; where a host or prefix leads to it, a body is read whoever's it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange: Exchange = scope["exchange"]
+        target, fields, route = exchange.target, exchange.fields, exchange.route
+        if route is None or target is None or exchange.body is not None:
+            return self.app(scope, receive, send)
+        if not target.is_in_body or scope["method"] not in BODY_METHODS or not _is_json(fields, scope):
+            return self.app(scope, receive, send)
+        body = _at_hand(fields, receive, route.json_bytes)
+        if body is None:
+            return self._read(route, scope, receive, send)
+        return self._by_body(body, route, scope, receive, send)
+
+    async def _read(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._by_body(await read_body(receive, route.json_bytes), route, scope, receive, send)
+
+    def _by_body(self, body: bytes, route: Route, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange: Exchange = scope["exchange"]
+        exchange.body = body
+        named = _named(body, exchange, is_required=False)
+        if named:
+            exchange.named = named
+            if exchange.version is None:
+                exchange.version = _version_in(named, route)
+        return self.app(scope, Replay(body, receive), send)
+
+
+def _at_hand(fields: dict[bytes, bytes], receive: Receive, bound: int) -> bytes | None:
+    """The body, if all of it is here. Raises TooLarge, before a byte of it is read where it says how long it is."""
+    length = fields.get(b"content-length", b"")
+    if length.isdigit() and int(length) > bound:
+        raise TooLarge
+    return at_hand(receive, bound)
+
+
+def _named(body: bytes, exchange: Exchange, *, is_required: bool) -> str | None:
+    kind = exchange.fields.get(b"content-type", b"")
+    return model_in_form(body, kind) if is_form(kind) else model_in(body, is_required=is_required)
+
+
+def _version_in(named: str, route: Route) -> str | None:
+    """The version, where a body names one of the model that the head has named."""
+    name, _, version = named.rpartition("@")
+    is_its = name == route.name or name in route.aliases
+    return version if is_its and version in route.pools else None
 
 
 def _hand_on(route: Route | None, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -30,7 +30,7 @@ def place() -> Iterator[Place]:
     with DemoModel() as demo, Issuer() as issuer:
         open_to = [{"claim": "groups", "contains": "ml-team"}, {"scope": "models.read", "methods": ["GET"]}]
         arm = {"endpoints": [demo.url], "served_as": {"model": "demo"}}
-        options = {"hide": True, "methods": ["GET", "POST"], "match": [{"host": "secret.example"}]}
+        options = {"hide": True, "json_bytes": 1000, "methods": ["GET", "POST"], "match": [{"host": "secret.example"}]}
         secret = {"auth": ["key", "jwt"], "allow": open_to, "versions": {"v1": arm}, **options}
         models = {"demo": served([demo.url], auth=["key", "jwt"]), "org/secret": secret}
         with Gateway(models, {"auth": {"jwt": [issuer.entry()]}}) as gateway:
@@ -66,6 +66,18 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "body": ("POST", "/v1/chat/completions", {"json": {"model": "org/NAME", "messages": []}}),
     "body and version": ("POST", "/v1/chat/completions", {"json": {"model": "org/NAME@v1", "messages": []}}),
     "header": ("POST", "/v1/chat/completions", {"json": {"messages": []}, "headers": {"x-model": "org/NAME"}}),
+    "a body too large": ("POST", "/models/org/NAME/v1/completions", {"content": "a" * 2000}),
+    "a body that is odd": ("POST", "/models/org/NAME/v1/completions", {"content": '{"x": NaN}'}),
+    "header and a body that is odd": (
+        "POST",
+        "/v1/completions",
+        {"content": '{"x": NaN}', "headers": {"x-model": "org/NAME"}},
+    ),
+    "host and a body that is odd": (
+        "POST",
+        "/v1/nothing",
+        {"content": '{"x": NaN}', "headers": {"host": "NAME.example"}},
+    ),
     "host": ("GET", "/v2/health/nothing", {"headers": {"host": "NAME.example"}}),
 }
 
@@ -92,7 +104,33 @@ def test_to_all_others_a_hidden_model_answers_as_one_that_does_not_exist(name: s
         return answer.status_code, fields, re.sub(r'"request_id":"[^"]*"', "", answer.text).replace(model, "NAME")
 
     assert seen("secret") == seen("sekret")
-    assert seen("secret")[0] == 404
+    assert seen("secret")[0] == (400 if name.startswith("host and") else 404), "what no host leads to, a body may name"
+
+
+def test_nobody_hears_from_a_hidden_model_that_it_waits_for_a_body(place: Place) -> None:
+    """It was told to go on, 100, and one that did not was answered as late as 408: a model that is none, at once."""
+    for expect in ("Expect: 100-continue\r\n", ""):
+        with place.gateway.raw() as client:
+            head = "POST /models/org/secret/v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n"
+            client.send(f"{head}{expect}\r\n".encode())
+            assert client.read_response().status == 404
+
+
+def test_a_hidden_models_body_names_a_version_for_who_may_call_it(place: Place) -> None:
+    team = place.issuer.token(groups=["ml-team"])
+    path = "/models/org/secret/v1/completions"
+
+    def ask(credential: str, **options: Any) -> tuple[int, str]:
+        answer = place.ask("POST", path, credential, **options)
+        found = answer.json()
+        return answer.status_code, found.get("model") or found["error"]["code"]
+
+    assert ask(team, json={"model": "org/secret@v1", "prompt": "hi"}) == (200, "demo")
+    assert ask(team, json={"model": "org/secret@v2", "prompt": "hi"}) == (200, "demo"), "no version of it: none"
+    narrow = place.gateway.create_key("narrow", "org/secret@v1")
+    assert ask(narrow, json={"model": "org/secret@v1", "prompt": "hi"}) == (200, "demo")
+    assert ask(team, content='{"x": NaN}') == (400, "bad_request")
+    assert ask(team, content="a" * 2000) == (413, "request_too_large")
 
 
 def test_lists_show_what_the_caller_may_use_and_nothing_else(place: Place) -> None:
