@@ -7,6 +7,7 @@ events are counted.
 """
 
 import json
+import re
 from collections import deque
 from math import inf
 from typing import Any, Final
@@ -14,16 +15,20 @@ from typing import Any, Final
 TAIL: Final = 4096  # bytes of an answer's end that are kept; vLLM, SGLang and llama.cpp put `usage` in the last 1 KiB
 _DIGITS: Final = 15  # of a count of tokens; a longer number is none
 _NAME: Final = b'"usage":'
+# Ollama's own API says it beside the last part of an answer.
+_COUNT: Final = re.compile(rb'"(prompt_eval_count|eval_count)":[ ]?(\d{1,15})\b')
+_COUNTED: Final = {b"prompt_eval_count": "prompt_tokens", b"eval_count": "completion_tokens"}
 _scan = json.JSONDecoder(parse_int=lambda text: int(text) if len(text) <= _DIGITS else inf).raw_decode
 
 
 class Tail:
     """The end of an answer, its beginning, and how many events a stream had."""
 
-    __slots__ = ("_head", "_kept", "_parts", "bytes", "events", "is_stream")
+    __slots__ = ("_head", "_kept", "_parts", "bytes", "events", "is_stream", "mark")
 
     def __init__(self) -> None:
         self.is_stream = False
+        self.mark = b"data:"  # of an event
         self.bytes = 0
         self.events = 0
         self._head = b""
@@ -34,7 +39,7 @@ class Tail:
         size = len(body)
         self.bytes += size
         if self.is_stream:
-            self.events += body.count(b"data:")
+            self.events += body.count(self.mark)
         if len(self._head) < TAIL:
             self._head += body[: TAIL - len(self._head)]
         parts = self._parts
@@ -45,7 +50,10 @@ class Tail:
 
     def usage(self) -> dict[str, Any] | None:
         """None if there is none."""
-        told = last_usage(b"".join(self._parts))
+        end = b"".join(self._parts)
+        told = last_usage(end)
+        if told is None and b'eval_count":' in end:
+            return {_COUNTED[name]: int(count) for name, count in _COUNT.findall(end)}
         if not self.is_stream:
             return told or last_usage(self._head)
         if told is not None and "output_tokens" in told and "input_tokens" not in told:

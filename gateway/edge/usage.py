@@ -112,7 +112,10 @@ class Usage:
             self.tail.add(message.get("body", b""))
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            self.tail.is_stream = b"event-stream" in (get(message["headers"], b"content-type") or b"")
+            kind = get(message["headers"], b"content-type") or b""
+            if b"ndjson" in kind:  # Ollama's: a token a line
+                self.tail.mark = b"\n"
+            self.tail.is_stream = b"event-stream" in kind or b"ndjson" in kind
         return self.send(message)
 
     def tokens(self, expected: Estimate, *, has_left: bool) -> int:

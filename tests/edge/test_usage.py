@@ -353,6 +353,19 @@ def test_a_bill_in_front_of_a_long_answer_is_found() -> None:
     assert tokens.left == 9995
 
 
+@pytest.mark.parametrize(
+    ("end", "used"), [(b'{"done":true,"prompt_eval_count":26,"eval_count":50}\n', 76), (b'{"done":true}\n', 151)]
+)
+def test_a_stream_of_ollamas_own_is_charged_by_its_counts_or_its_lines(end: bytes, used: int) -> None:
+    """By its bytes each token would be thirty."""
+    tokens = Tokens()
+    line = (
+        b'{"model":"m","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":"a"},"done":false}\n'
+    )
+    tokens.ask(wish(), answers(*[line] * 50, end, kind=b"application/x-ndjson"))
+    assert tokens.left == 10_000 - used
+
+
 @pytest.mark.parametrize("events", [1, TAIL])
 def test_a_stream_that_says_at_its_beginning_what_it_has_read_is_charged_for_that(events: int) -> None:
     tokens = Tokens()
