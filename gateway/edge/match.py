@@ -70,11 +70,12 @@ class Match:
     def _by_body(self, body: bytes, route: Route | None, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         exchange.body = body
-        return _hand_on(self._named_in(body, route, exchange), scope, Replay(body, receive), send)
+        return _hand_on(self._named_in(body, route, scope), scope, Replay(body, receive), send)
 
-    def _named_in(self, body: bytes, route: Route | None, exchange: Exchange) -> Route | None:
+    def _named_in(self, body: bytes, route: Route | None, scope: Scope) -> Route | None:
         """What the body names; a route that the head has named wins, but the body may still name a version of it."""
-        named = _named(body, exchange, is_required=route is None)
+        exchange: Exchange = scope["exchange"]
+        named = _named(body, scope, is_required=route is None)
         if not named:
             return route
         exchange.named = named
@@ -114,7 +115,7 @@ class NamedInBody:
     def _by_body(self, body: bytes, route: Route, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope["exchange"]
         exchange.body = body
-        named = _named(body, exchange, is_required=False)
+        named = _named(body, scope, is_required=False)
         if named:
             exchange.named = named
             if exchange.version is None:
@@ -130,9 +131,14 @@ def _at_hand(fields: dict[bytes, bytes], receive: Receive, bound: int) -> bytes 
     return at_hand(receive, bound)
 
 
-def _named(body: bytes, exchange: Exchange, *, is_required: bool) -> str | None:
+def _named(body: bytes, scope: Scope, *, is_required: bool) -> str | None:
+    exchange: Exchange = scope["exchange"]
     kind = exchange.fields.get(b"content-type", b"")
-    return model_in_form(body, kind) if is_form(kind) else model_in(body, is_required=is_required)
+    if not is_form(kind):
+        return model_in(body, is_required=is_required)
+    if len(get_all(scope["headers"], b"content-type")) > 1:
+        raise BadRequest("The form has several content types: others might find another model in it.")
+    return model_in_form(body, kind)
 
 
 def _version_in(named: str, route: Route) -> str | None:

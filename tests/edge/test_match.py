@@ -149,6 +149,14 @@ def test_a_body_of_several_types_is_read_for_its_model_whichever_its_reader_beli
     assert world.exchange.version == "v2"
 
 
+def test_a_form_with_two_boundaries_is_refused() -> None:
+    form = b'--a\r\nContent-Disposition: form-data; name="model"\r\n\r\niris\r\n--a--\r\n'
+    kinds = [(b"content-type", b"multipart/form-data; boundary=" + each) for each in (b"b", b"a")]
+    assert World().ask("POST", "/v1/audio/transcriptions", kinds[1:], [form]).seen == [("iris", form)]
+    with pytest.raises(BadRequest, match="several content types"):
+        World().ask("POST", "/v1/audio/transcriptions", kinds, [form])
+
+
 def test_the_last_of_several_models_in_a_body_is_the_one() -> None:
     """As nearly every reader has it."""
     for said in (b'{"model": 7, "model": "iris@v2"}', b'{"model": "iris@v1", "model": "iris@v2"}'):
