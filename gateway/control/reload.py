@@ -43,8 +43,10 @@ def prepare(
     keys: bytes | None = b""
     try:
         keys = keys_of(settings, before, reader or KeyReader())
-    except FileNotFoundError:
-        pass  # no key has been made yet
+    except FileNotFoundError as error:
+        if before is not None and before.keys:  # a volume that is not there, an `rm`: nobody has revoked a key
+            problems += unusable_keys(settings, error)
+        # else no key has been made yet
     except (KeyFileError, OSError) as error:
         problems += unusable_keys(settings, error)
     users: dict[str, str] = {}

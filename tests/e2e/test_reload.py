@@ -314,6 +314,7 @@ BAD = {
     "a plugin that fails": (_plugin("1 / 0\n"), r"routes.yaml:\d+: plugins\[0\]: .*ZeroDivisionError.*wrong.py:1"),
     "a plugin that leaves": (_plugin("import sys; sys.exit(3)\n"), r"plugins\[0\]: .*SystemExit"),
     "keys that are none": (_file("keys.yaml", "keys: [{}]\n"), r"keys.yaml:\d+: "),
+    "keys that are gone": (lambda gateway: (gateway.folder / "keys.yaml").unlink(), r"keys.yaml: cannot be read"),
     "a certificate that is none": (_file("certs/other.crt", "nonsense"), r"certificate other.crt: "),
 }
 
