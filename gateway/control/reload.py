@@ -20,6 +20,7 @@ from gateway.stores import htpasswd
 from gateway.stores.htpasswd import HtpasswdError
 from gateway.stores.keyfile import KeyFileError, text_of
 from gateway.stores.keyreader import KeyReader
+from gateway.stores.keys import has_rows
 
 _log = logging.getLogger("gateway.controller")
 
@@ -84,9 +85,18 @@ def keys_of(settings: Settings, before: Published | None, reader: KeyReader) -> 
     Raises KeyFileError, OSError."""
     store = settings.auth.key_store
     if store is None:
-        return reader.take(text_of(settings.auth.keys), str(settings.auth.keys))
+        return reader.take(_text_of_keys(settings.auth.keys, before), str(settings.auth.keys))
     known = before.assemble({}).auth.key_store if before else None
     return before.keys if before and known and (known.use, known.options) == (store.use, store.options) else None
+
+
+def _text_of_keys(path: Path, before: Published | None) -> str:
+    """A file with nothing in it, where there were keys, is one that somebody is about to write. Who wants no keys says
+    so: `keys: []`. Raises KeyFileError, OSError."""
+    text = text_of(path)
+    if not text.strip() and before is not None and has_rows(before.keys):
+        raise KeyFileError(f"{path}: is empty; the keys that it held stay in use")
+    return text
 
 
 def unusable_keys(settings: Settings, error: KeyFileError | OSError) -> list[Problem]:

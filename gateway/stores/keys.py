@@ -145,6 +145,11 @@ def wire_of(pepper: Pepper, parts: list[bytes]) -> bytes:
     return _encode(_Wire(pepper.key, parts))
 
 
+def has_rows(wire: bytes | None) -> bool:
+    """Whether any key is accepted by what `wire_of` made."""
+    return wire is not None and wire != b"" and any(_decode_part(part) for part in _decode(wire).parts)
+
+
 class KeyTable:
     """Every key that is accepted. Immutable; a change is a new table."""
 

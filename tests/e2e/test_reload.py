@@ -315,6 +315,7 @@ BAD = {
     "a plugin that leaves": (_plugin("import sys; sys.exit(3)\n"), r"plugins\[0\]: .*SystemExit"),
     "keys that are none": (_file("keys.yaml", "keys: [{}]\n"), r"keys.yaml:\d+: "),
     "keys that are gone": (lambda gateway: (gateway.folder / "keys.yaml").unlink(), r"keys.yaml: cannot be read"),
+    "keys that are about to be written": (_file("keys.yaml", "\n"), r"keys.yaml: is empty"),
     "a certificate that is none": (_file("certs/other.crt", "nonsense"), r"certificate other.crt: "),
 }
 
