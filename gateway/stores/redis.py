@@ -213,7 +213,8 @@ class RedisBuckets(RedisStorage, AsyncTokenBucketSupport):
                 self._fail(each, error)
 
     async def _recover(self) -> None:
-        """Run a script until the server answers (a cluster may answer a ping while it serves no keys)."""
+        """Run a script that writes until the server answers: a cluster may answer a ping while it serves no keys, and a
+        replica, or a server without memory, while it takes none."""
         pauses = iter(_PING_SECONDS)
         pause = 0.0
         while not await self._is_answering():
@@ -223,7 +224,7 @@ class RedisBuckets(RedisStorage, AsyncTokenBucketSupport):
         self.recovery = None
 
     async def _is_answering(self) -> bool:
-        probe = _Call(TAKE, [self.place("probe")], [0, -1000], None)
+        probe = _Call(SETTLE, [self.place("probe")], [1], None)
         try:
             async with asyncio.timeout(self.timeout):
                 return not isinstance((await self._run([probe]))[0], Exception)

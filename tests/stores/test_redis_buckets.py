@@ -256,6 +256,26 @@ def test_a_server_that_hangs_costs_one_timeout_and_its_late_answers_reach_nobody
     with_store(mortal.port, body, timeout=0.1)
 
 
+def test_a_server_that_takes_no_writes_is_one_outage_until_it_does(server: Server) -> None:
+    """One without memory, or a replica that was a master: told as back and down again by every request."""
+
+    async def body(store: RedisBuckets) -> None:
+        server.client.config_set("maxmemory", "1")
+        try:
+            for _ in range(20):
+                with pytest.raises(StoreUnavailable):
+                    await take(store, "unwritten")
+                await asyncio.sleep(0.01)
+            assert store.outages == 1
+        finally:
+            server.client.config_set("maxmemory", "0")
+        while store.recovery is not None:
+            await asyncio.sleep(0.01)
+        assert await take(store, "unwritten")
+
+    with_store(server.port, body)
+
+
 def test_a_server_that_was_never_there_is_an_outage_too() -> None:
     async def body(store: RedisBuckets) -> None:
         with pytest.raises(StoreUnavailable):
