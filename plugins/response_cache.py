@@ -148,6 +148,8 @@ class ResponseCache:
             exchange.version.encode() if exchange.version is not None else None,
             *map(found.get, self.key_fields),
         ]
+        allowed = exchange.allowed_versions  # where the client names none, the answer is one of these versions'
+        parts += [b"*"] if allowed is None else [b"%d" % len(allowed), *(version.encode() for version in allowed)]
         if not self.shared:
             parts += _identity(exchange.principal)
         digest = blake2b(digest_size=32)
@@ -232,7 +234,9 @@ class Flight:
         message["headers"] = [header for header in headers if header[0] != b"x-cache"] + [(b"x-cache", b"miss")]
         rules = Freshness(own)
         lifetime = min(self.cache.ttl, rules.lifetime(self.cache.ttl))
-        if message["status"] != 200 or lifetime <= 0 or not rules.may_store(self.cache.key_fields):
+        # What answered in the model's place is not the model, and not for whoever may call that.
+        is_anothers = self.exchange.extras is not None and self.exchange.extras.fallback_from != ""
+        if message["status"] != 200 or is_anothers or lifetime <= 0 or not rules.may_store(self.cache.key_fields):
             self._give_up()
             return
         if rules.is_stream:

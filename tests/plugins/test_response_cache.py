@@ -126,6 +126,26 @@ def test_everybody_gets_anothers_answer_where_the_operator_says_so() -> None:
     assert len(model.requests) == 1
 
 
+def test_nobody_gets_an_answer_of_a_version_that_he_may_not_call_though_answers_are_shared() -> None:
+    _, cache, _ = answered(shared=True)
+    all_versions, one = an_exchange(ALICE), an_exchange(BOB)
+    one.allowed_versions = ("v1",)
+    asked(cache, exchange=all_versions)
+    assert asked(cache, exchange=one).get("x-cache") == "miss"
+    narrowed = an_exchange(ALICE)
+    narrowed.allowed_versions = ("v1",)
+    assert asked(cache, exchange=narrowed).body == b"2:", "with the others of the same versions"
+
+
+def test_an_answer_of_another_model_in_this_ones_place_is_not_kept() -> None:
+    model, cache, _ = answered(shared=True)
+    instead = an_exchange(ALICE)
+    instead.note().fallback_from = "iris@v1"
+    asked(cache, exchange=instead)
+    assert asked(cache, exchange=an_exchange(BOB)).get("x-cache") == "miss"
+    assert len(model.requests) == 2
+
+
 def test_what_the_gateway_says_of_one_exchange_is_not_said_of_the_next() -> None:
     _, cache, _ = answered((*JSON, (b"x-request-id", b"upstream's"), (b"server", b"model")))
     first, second = an_exchange(), an_exchange()
