@@ -64,7 +64,7 @@ class Fallback:
         scope, exchange = kept.scope, kept.exchange
         for model, version in self.targets:
             route = self.routes().get(model)
-            pool = self._pool(route, version, scope, exchange) if route is not None else None
+            pool = self._pool(route, version, kept) if route is not None else None
             if route is None or route.tail is None or pool is None or pool is kept.pool:
                 continue
             kept.restore()
@@ -82,11 +82,14 @@ class Fallback:
         exchange.note().fallback_from = ""
         raise error
 
-    def _pool(self, route: Route, version: str | None, scope: Scope, exchange: Exchange) -> Pool | None:
-        """The pool that would answer, if the caller may call it."""
-        allowed = None
+    def _pool(self, route: Route, version: str | None, kept: "_Kept") -> Pool | None:
+        """The pool that would answer, if the caller may call it. Whom another service has let in, it has let in to the
+        model that it was asked about."""
+        principal, asked, allowed = kept.exchange.principal, kept.route, None
         if route.auth and route.access is not None:
-            allowed = route.access.versions_for(exchange.principal, scope["method"])
+            if principal.kind == "external" and (asked is None or asked.name != route.name):
+                return None
+            allowed = route.access.versions_for(principal, kept.scope["method"])
         version = version or route.split.choose(self.rng, allowed)
         if version is None or (allowed is not None and version not in allowed):
             return None

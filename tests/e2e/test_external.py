@@ -57,6 +57,9 @@ def gateway(decider: Decider, upstream: RawUpstream) -> Iterator[Gateway]:
         "dead": served([upstream.url], auth=[entry(f"http://127.0.0.1:{free_port()}")]),
         "narrow": served([upstream.url], auth=["key", entry(decider.url, timeout="20s", max_in_flight=1)]),
         "public": served([upstream.url], auth=[]),
+        "broken": served(
+            [f"http://127.0.0.1:{free_port()}"], auth=["key", entry(decider.url)], fallback=["both", "public"]
+        ),
     }
     with Gateway(models) as gateway:
         yield gateway
@@ -148,3 +151,10 @@ def test_headers_that_it_identifies_by_are_kept_from_clients_of_all_models(
 def test_it_survives_a_reload(gateway: Gateway) -> None:
     assert gateway.reload({**gateway.config["models"], "more": served(["http://127.0.0.1:1"])}) == []
     assert ask(gateway, "iris", "alice").status_code == 200
+
+
+def test_whom_it_has_let_in_to_one_model_it_has_not_let_in_to_the_one_that_this_falls_back_to(gateway: Gateway) -> None:
+    by_service = ask(gateway, "broken", "alice")
+    by_key = ask(gateway, "broken", gateway.key)
+    assert (by_service.status_code, by_service.headers["x-fallback-model"]) == (200, "public@v1")
+    assert (by_key.status_code, by_key.headers["x-fallback-model"]) == (200, "both@v1")
