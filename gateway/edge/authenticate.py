@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.headers import CERTIFICATE_FIELDS
+from gateway.edge.caller import network_of
 from gateway.edge.introspection import Introspector
 from gateway.edge.tokens import Genuine, Tokens, UnknownKid
 from gateway.edge.users import PREFIX as BASIC
@@ -204,7 +205,7 @@ class Authenticate:
         asked = self._users if credential[:6] == BASIC else self._introspector
         assert asked is not None, "it has been asked what it remembers"
         try:
-            return await asked.ask(credential, self._clock(), exchange.client_ip)
+            return await asked.ask(credential, self._clock(), network_of(exchange.client_ip))
         except Unauthenticated as error:
             raise self._rejection(error) from error
 

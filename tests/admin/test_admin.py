@@ -170,7 +170,7 @@ GUARDED = [("GET", "/"), ("GET", "/status"), ("GET", "/metrics"), ("POST", "/rel
 @pytest.mark.parametrize(
     "authorization",
     [None, "", "Bearer", "Bearer wrong-horse-battery", f"Bearer {TOKEN}x", f"Token {TOKEN}", "Basic !!", "Basic YQ==",
-     "Bearer é"],
+     "Bearer é", "Basic é"],
 )  # fmt: skip
 def test_nobody_enters_without_the_token(gateway: Gateway, method: str, path: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"authorization": authorization.encode()}

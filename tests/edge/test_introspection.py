@@ -220,6 +220,27 @@ def test_one_address_has_few_questions_at_a_time_and_all_together_no_more_than_t
     asyncio.run(main())
 
 
+def test_the_addresses_that_one_subscriber_has_in_ipv6_are_one() -> None:
+    async def main() -> None:
+        one, issuer = make(said(GOOD))
+        issuer.gate = asyncio.Event()
+        layer = Authenticate(
+            Behind(), methods=["introspection"], means=Means(TABLE, TOKENS, introspector=one), clock=lambda: NOW
+        )
+        tasks = []
+        for n in range(20):
+            fields = [(b"authorization", b"Bearer opaque%d" % n)]
+            scope = {"type": "http", "exchange": Exchange("r", 0.0, f"2001:db8::{n:x}"), "headers": fields}
+            tasks.append(asyncio.ensure_future(layer(scope, None, None)))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert len(issuer.asked) == 16
+        issuer.gate.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(each, AuthenticationBusy) for each in done) == 4
+
+    asyncio.run(main())
+
+
 # --- in the layer ---
 
 
