@@ -9,7 +9,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,14 @@ def read(settings: ClientCA, before: _Trusted = _NOBODY) -> _Trusted:
         raise ValueError(f"{settings.file}: not a file of PEM certificates ({_line(error)})") from None
     if strangers:
         raise ValueError(f"{settings.file}: {strangers[0]} is not the certificate of a CA")
-    keys = {each.subject.rfc4514_string(): each.public_key() for each in anchors}
-    lists, revoked = [], {}
+    lists: list[x509.CertificateRevocationList] = []
+    revoked: dict[str, frozenset[int]] = {}
     if settings.crl is not None:
         try:
-            lists = _lists(crl)
-            revoked = {each.issuer.rfc4514_string(): _serials(each, keys) for each in lists}
+            lists = _lists(crl, anchors)
+            for each in lists:
+                issuer = each.issuer.rfc4514_string()
+                revoked[issuer] = revoked.get(issuer, frozenset()) | {entry.serial_number for entry in each}
         except _UNREADABLE as error:
             raise ValueError(f"{settings.crl}: {_line(error)}") from None
     return _Trusted(content, tuple(anchors), tuple(lists), revoked)
@@ -169,24 +171,28 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _lists(content: bytes) -> list[x509.CertificateRevocationList]:
+def _lists(content: bytes, anchors: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """Raises ValueError for a list that is not its issuer's, as far as the issuer is known here (else OpenSSL looks),
+    and for two of one issuer. A CA that changes its key and keeps its name is two issuers meanwhile."""
     blocks = _CRL.findall(content)
     lists = [x509.load_pem_x509_crl(block) for block in blocks] if blocks else [x509.load_der_x509_crl(content)]
-    issuers = [each.issuer.rfc4514_string() for each in lists]
-    if len(set(issuers)) != len(issuers):
+    signers = [(each.issuer.rfc4514_string(), _signer(each, anchors)) for each in lists]
+    if len(set(signers)) != len(signers):
         raise ValueError("has two lists of one issuer")
     return lists
 
 
-def _serials(crl: x509.CertificateRevocationList, keys: Mapping[str, object]) -> frozenset[int]:
-    """Raises ValueError for a list that is not its issuer's, as far as the issuer is known here; else OpenSSL looks."""
-    issuer = crl.issuer.rfc4514_string()
-    key = keys.get(issuer)
-    if isinstance(
-        key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey)
-    ) and not crl.is_signature_valid(key):
-        raise ValueError(f"the list of {issuer} is not signed by it")
-    return frozenset(each.serial_number for each in crl)
+def _signer(crl: x509.CertificateRevocationList, anchors: Sequence[x509.Certificate]) -> bytes:
+    """The key of it; b"" if none is known here, or it is of a kind that only OpenSSL verifies."""
+    keys = [anchor.public_key() for anchor in anchors if anchor.subject.rfc4514_string() == crl.issuer.rfc4514_string()]
+    for key in keys:
+        if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey)):
+            return b""
+        if crl.is_signature_valid(key):
+            return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if keys:
+        raise ValueError(f"the list of {crl.issuer.rfc4514_string()} is not signed by it")
+    return b""
 
 
 def _content(path: Path) -> bytes:

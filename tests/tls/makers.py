@@ -120,6 +120,8 @@ def revoke(authority: Authority, *revoked: Made, days: float = 30) -> bytes:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
     builder = builder.last_update(now - datetime.timedelta(days=40)).next_update(now + datetime.timedelta(days=days))
+    key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())  # RFC 5280, 5.2.1
+    builder = builder.add_extension(key_id, critical=False)
     for made in revoked:
         serial = x509.load_pem_x509_certificate(made.chain).serial_number
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)

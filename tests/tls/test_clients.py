@@ -177,6 +177,22 @@ def test_a_revoked_certificate_is_refused_and_a_new_list_counts_at_once(loop: st
     assert store.clients.is_revoked(peer)
 
 
+def test_a_ca_that_changes_its_key_has_a_list_of_each(loop: str, tmp_path: Path) -> None:
+    renewed = make_authority("Clients CA")
+    alice, bob = client(), client("bob.test")
+    anna, bert = client("anna.test", renewed), client("bert.test", renewed)
+    crl = write(tmp_path / "clients.crl", revoke(CLIENTS, bob))
+    store = CertificateStore(tmp_path, settings(tmp_path, all={"crl": crl, "require": True}))
+    write(tmp_path / "clients.pem", CLIENTS.pem + renewed.pem)
+    assert store.reload() == []
+    write(crl, revoke(CLIENTS, bob) + revoke(renewed, bert))
+    assert store.reload() == []
+    seen = talk(loop, store, *(("a.test", made) for made in (alice, bob, anna, bert)))
+    assert seen == ["alice.test", "SSLV3_ALERT_CERTIFICATE_REVOKED", "anna.test", "SSLV3_ALERT_CERTIFICATE_REVOKED"]
+    known = [store.clients.is_revoked(Peer("all", read_certificate(made.der))) for made in (alice, bob, anna, bert)]
+    assert known == [False, True, False, True]
+
+
 def test_a_list_in_der_is_taken_as_well(loop: str, tmp_path: Path) -> None:
     bob = client("bob.test")
     der = x509.load_pem_x509_crl(revoke(CLIENTS, bob)).public_bytes(serialization.Encoding.DER)
