@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from ipaddress import ip_address
 from typing import Final
 
 from gateway.clock import monotonic
@@ -10,6 +11,7 @@ from gateway.core.endpoint import Address
 from gateway.errors import ConnectFailed, ConnectTimeout, UpstreamUntrusted
 from gateway.upstream.connection import Connection
 from gateway.upstream.faults import why_refused
+from gateway.upstream.name import Name
 
 _IDLE_BOUND: Final = 512  # connections kept per endpoint; above it the oldest use is closed
 _IDLE_SECONDS: Final = 50.0  # below the 60 s at which most servers close, so that we are the one who closes first
@@ -18,7 +20,7 @@ _IDLE_SECONDS: Final = 50.0  # below the 60 s at which most servers close, so th
 class Connections:
     """Connections to one address. LIFO: the warm ones are used, the surplus grows old and is closed."""
 
-    __slots__ = ("address", "bound", "deadlines", "host_line", "idle", "loop", "server_name", "tls")
+    __slots__ = ("address", "bound", "deadlines", "host_line", "idle", "loop", "name", "server_name", "tls")
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.tls = tls
         self.server_name = (server_name or address.host) if tls else None
+        self.name = None if _is_literal(address.host) else Name(address.host, address.port)
         self.bound = _IDLE_BOUND
         self.idle: list[Connection] = []
 
@@ -47,22 +50,29 @@ class Connections:
 
     async def open(self, timeout: float) -> Connection:
         """A new connection within `timeout` seconds. Raises ConnectFailed, ConnectTimeout."""
-        host, port = self.address.host, self.address.port
+        name = self.name
         try:
             async with asyncio.timeout(timeout):
-                _, connection = await self.loop.create_connection(
-                    lambda: Connection(self.loop, self.deadlines),
-                    host,
-                    port,
-                    ssl=self.tls,
-                    server_hostname=self.server_name,
-                )
+                if name is None:
+                    connection = await self._connect(self.address.host)
+                else:
+                    connection = await name.reach(self._connect, timeout)
         except TimeoutError as error:
             raise ConnectTimeout from error
         except ssl.SSLError as error:
             raise UpstreamUntrusted(why_refused(error)) from error
         except OSError as error:
             raise ConnectFailed from error
+        return connection
+
+    async def _connect(self, host: str) -> Connection:
+        _, connection = await self.loop.create_connection(
+            lambda: Connection(self.loop, self.deadlines),
+            host,
+            self.address.port,
+            ssl=self.tls,
+            server_hostname=self.server_name,
+        )
         return connection
 
     def give_back(self, connection: Connection, *, is_sent: bool) -> None:
@@ -91,3 +101,11 @@ class Connections:
 
     def __repr__(self) -> str:
         return f"<Connections {self.address.host}:{self.address.port} idle={len(self.idle)}>"
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
