@@ -286,7 +286,7 @@ def _tail(name: str, model: ModelSettings, pools: Mapping[str, Pool], runtime: R
     if model.upstream_auth is not None:
         app = ReplaceCredential(app, header=read_credential(model.upstream_auth))
     if model.pass_certificate:
-        app = PassCertificate(app, fields=model.pass_certificate)
+        app = PassCertificate(app, fields=model.pass_certificate, is_revoked=runtime.clients.is_revoked)
     if model.path != PathSettings() or model.headers != HeaderSettings():
         app = Rewrite(app, path=model.path, headers=model.headers)
     return Transform(app)

@@ -91,15 +91,28 @@ class OneHost:
 
 
 class PassCertificate:
-    """Right before the request is sent, so that no rule about headers writes such a field itself."""
+    """Right before the request is sent, so that no rule about headers writes such a field itself.
 
-    def __init__(self, app: ASGIApp, *, fields: Sequence[str]) -> None:
+    A connection may be older than its certificate's end or revocation, and its request may be let in by something else:
+    then nothing is told of it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        fields: Sequence[str],
+        is_revoked: Callable[[Peer], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
         self.app = app
         self._fields = tuple(field.encode() for field in fields)
+        self._is_revoked = is_revoked
+        self._clock = clock
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer: Peer | None = scope.get(PEER)
-        if peer is not None and peer.certificate is not None:
+        if peer is not None and peer.certificate is not None and self._counts(peer, peer.certificate):
             told = peer.fields
             for field in self._fields:
                 if field not in told:
@@ -107,6 +120,9 @@ class PassCertificate:
             fields = [(field, told[field]) for field in self._fields if told[field]]
             scope["headers"] = [*scope["headers"], *fields]
         return self.app(scope, receive, send)
+
+    def _counts(self, peer: Peer, certificate: ClientCertificate) -> bool:
+        return self._clock() < certificate.not_after and not self._is_revoked(peer)
 
 
 def _as_bytes(certificate: ClientCertificate) -> bytes:

@@ -103,10 +103,11 @@ def gateway(upstream: RawUpstream) -> Iterator[Gateway]:
         "m": by_certificate,
         "n": served([upstream.url], auth=["mtls", "key"]),
         "public": served([upstream.url], auth=[]),
+        "told": served([upstream.url], auth=["key"], pass_certificate=["client-cert"]),
         "chained": served([upstream.url], auth=["mtls"], pass_certificate=["client-cert", "client-cert-chain"]),
     }
     with Gateway(models, settings(*RULES) | {}, folder=files(temporary_folder("mtls-"))) as gateway:
-        gateway.key = gateway.create_key("carol", "n")
+        gateway.key = gateway.create_key("carol", "n", "told")
         yield gateway
 
 
@@ -232,6 +233,21 @@ def test_a_revoked_certificate_is_refused_within_a_second_and_on_open_connection
 
     until(is_refused, "the new list in handshakes")
     assert ask(gateway, TEAM, ALICE) == (200, "ok")
+    connection.close()
+
+
+def test_no_model_server_is_told_of_a_certificate_that_was_revoked_since_whatever_lets_its_caller_in(
+    gateway: Gateway, upstream: RawUpstream
+) -> None:
+    mike = certificate("mike.batch.test")
+    connection = Connection(gateway, TEAM, mike)
+    with_key = {"authorization": f"Bearer {gateway.key}"}
+    assert connection.ask("/models/told/x", **with_key) == (200, "ok")
+    assert upstream.requests[-1].get("client-cert") is not None
+    (gateway.folder / "clients.crl").write_bytes(revoke(CLIENTS, mike))
+    until(lambda: connection.ask() == (401, "invalid_credentials"), "the new list")
+    assert connection.ask("/models/told/x", **with_key) == (200, "ok")
+    assert upstream.requests[-1].get("client-cert") is None
     connection.close()
 
 
