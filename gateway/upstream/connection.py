@@ -189,7 +189,8 @@ class Connection(asyncio.Protocol):
         is_usable = (
             reply.is_complete and reply.is_kept and not reply.is_surplus and self.error is None and not self.is_closed
         )
-        if is_usable and is_sent and self.is_writable:
+        # One that is not read any more holds a large answer that nobody took: something else was tried instead.
+        if is_usable and is_sent and self.is_writable and self.is_reading:
             self.is_idle = True
             self.is_reused = True
             return True

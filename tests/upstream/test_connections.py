@@ -347,3 +347,15 @@ def refusing() -> Any:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+def test_a_large_answer_that_nobody_took_leaves_no_connection_that_is_not_read() -> None:
+    async def test(connections: Connections) -> None:
+        connection = await connections.open(5.0)
+        connection.begin(GET, is_head=False)
+        connection.data_received(b"HTTP/1.1 503 Busy\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000))
+        assert (await connection.head(NEVER)).is_complete
+        connections.give_back(connection, is_sent=True)
+        assert connections.take() is None
+
+    with_server(saying(b""), test)
