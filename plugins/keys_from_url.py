@@ -2,12 +2,14 @@
 
 import os
 import ssl
+import time
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import httpx2
 
 _LONGEST = 256 << 20  # bytes; 100,000 keys take 35 MB
+_SLOWEST = 60.0  # seconds for all of them; who waits for one that trickles hears of no revocation, and nobody of that
 
 
 class KeysFromURL:
@@ -28,6 +30,7 @@ class KeysFromURL:
 
     def read(self) -> str | None:
         headers = {"if-none-match": self.tag} if self.tag else {}
+        end = time.monotonic() + _SLOWEST
         with self.client.stream("GET", self.url, headers=headers) as answer:
             if answer.status_code == 304 and self.tag:
                 return None
@@ -38,6 +41,8 @@ class KeysFromURL:
                 content += part
                 if len(content) > _LONGEST:
                     raise ValueError(f"it answers more than {_LONGEST} bytes")
+                if time.monotonic() > end:
+                    raise ValueError(f"it has not answered in full after {_SLOWEST:g} s")
         text = content.decode()
         self.tag = answer.headers.get("etag", "")
         return text
