@@ -25,7 +25,7 @@ from gateway.edge.journal import open_log
 from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
 from gateway.server.master import Master
-from gateway.server.worker import SESSION_SECRETS
+from gateway.server.state import SESSION_SECRETS, ensure_secret
 from gateway.server.zone import Zone
 from gateway.stores.table import size_of
 from gateway.tls import authority
@@ -95,7 +95,7 @@ def _ready_folder(settings: Settings) -> None:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state_dir / "metrics").mkdir(exist_ok=True)
-        _ensure_secret(state_dir / SESSION_SECRETS)
+        ensure_secret(state_dir / SESSION_SECRETS, secrets.token_hex(32).encode())
         with tempfile.TemporaryFile(dir=state_dir):
             pass
     except OSError as error:
@@ -142,12 +142,3 @@ def _master(config: Path, settings: Settings, zone: Zone, handover: Handover | N
     for problem in certificates.reload(is_quick=True):
         _log.warning("%s", problem)
     return Master(settings, config, zone, certificates, handover)
-
-
-def _ensure_secret(path: Path) -> None:
-    """The secret that signs session cookies. Several gateways that share clients share this file."""
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-    except FileExistsError:
-        pass

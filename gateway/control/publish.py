@@ -59,7 +59,7 @@ def texts_of_models(settings: Settings) -> dict[str, bytes]:
 
 def write(state_dir: Path, published: Published) -> None:
     """Replace the file: whole or not at all, also if the machine stops in between."""
-    state_dir.mkdir(parents=True, exist_ok=True)
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = state_dir / _FILE
     temporary = target.with_suffix(".new")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -67,6 +67,11 @@ def write(state_dir: Path, published: Published) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(target)
+
+
+def is_there(state_dir: Path) -> bool:
+    """Whether a worker that starts finds something."""
+    return (state_dir / _FILE).exists()
 
 
 def read(state_dir: Path) -> Published:

@@ -240,6 +240,18 @@ class Reloader:
                 published = replace(self.published, generation=self.published.generation + 1, keys=keys)
                 await self._hand_out(published, self.settings)
 
+    async def keep(self) -> None:
+        """Write what is published once more, if it was removed: a worker could not take a dead one's place."""
+        state_dir = self.settings.gateway.state_dir
+        if publish.is_there(state_dir):
+            return
+        async with self.lock:
+            try:
+                await asyncio.to_thread(publish.write, state_dir, self.published)
+                _log.warning("%s was emptied, and is filled anew", state_dir)
+            except OSError as error:
+                _log.error("%s was emptied, and cannot be filled: %s", state_dir, error.strerror)
+
     async def _hand_out(self, published: Published, settings: Settings) -> list[str]:
         try:
             await asyncio.to_thread(publish.write, settings.gateway.state_dir, published)

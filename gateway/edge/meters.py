@@ -29,7 +29,7 @@ class Recorder:
     def __init__(self, slot: int, folder: Path) -> None:
         """A folder that cannot be written is logged: a worker in the place of one that died must not fail for it."""
         with contextlib.suppress(OSError):  # told by the flush
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
         self.path = folder / f"worker-{slot}"
         self.totals = _read(self.path) or Totals()
         self.totals.forget_gauges()
@@ -59,7 +59,11 @@ class Recorder:
 
     def _write(self) -> None:
         scratch = self.path.with_name(f".{self.path.name}")
-        scratch.write_bytes(_encode(self.totals))
+        try:
+            scratch.write_bytes(_encode(self.totals))
+        except FileNotFoundError:  # the folder was removed
+            _make(scratch.parent)
+            scratch.write_bytes(_encode(self.totals))
         os.replace(scratch, self.path)
 
     def __repr__(self) -> str:
@@ -76,6 +80,12 @@ def clear(folder: Path) -> None:
     """Before the first worker of a new gateway starts: counters start from zero with the gateway, not with a worker."""
     for path in folder.glob("worker-*"):
         path.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    """The folder, and that of state around it, which is nobody else's to read. Raises OSError."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
 
 
 def _read(path: Path) -> Totals | None:

@@ -62,6 +62,7 @@ _ROLL_SECONDS = 60.0  # and so much longer for each worker, if they are replaced
 _PARTING_SECONDS = 2.0  # an idle connection is kept for one of them, see `EdgeProtocol.shutdown`
 _FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
 _STEP = 0.01
+_KEEP_SECONDS = 1.0
 _LOOK_SECONDS = 3600.0  # certificates expire by the day
 
 
@@ -121,6 +122,7 @@ class Controller:
             self._do(self._end_sessions(end))
         self._renew()
         self._do(self._look_again())
+        self._do(self._keep())
         self._do(self._watch(is_first=is_first))
         await server.serve(sockets=[office.admin])
         for task in list(self.tasks):
@@ -156,6 +158,12 @@ class Controller:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             await self._look_at_certificates()
+
+    async def _keep(self) -> None:
+        """See to it that there is something that a worker can start from."""
+        while True:
+            await asyncio.sleep(_KEEP_SECONDS)
+            await self.reloader.keep()
 
     def _renew(self) -> None:
         """Like the other keys of `tls`, `acme` takes effect at a start."""

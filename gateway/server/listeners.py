@@ -28,10 +28,11 @@ class Handover:
     first_slot: int
     predecessor: int  # a pid
     state_dir: str  # where it published
+    claim: int = -1  # holds that folder
 
     @property
     def descriptors(self) -> list[int]:
-        return [*self.https, *self.http, self.admin, self.zone]
+        return [*self.https, *self.http, self.admin, self.zone, self.claim]
 
     def to_text(self) -> str:
         return json.dumps(self.__dict__)

@@ -11,7 +11,6 @@ in the middle of something.
     SIGQUIT           from that successor, once it serves: finish what runs, and go
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -28,6 +27,7 @@ from gateway.server.children import CONTROLLER, Children, name_of, tell
 from gateway.server.listeners import VARIABLE, Handover, Listeners
 from gateway.server.notify import notify
 from gateway.server.roll import PAUSE, Roll
+from gateway.server.state import State
 from gateway.server.zone import (
     BEFORE_COUNT,
     BEFORE_FIRST,
@@ -44,7 +44,6 @@ from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.master")
 
-PID_FILE = "gateway.pid"
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGRTMIN,
@@ -70,13 +69,13 @@ class Master:
         self.certificates = certificates
         self.handover = handover
         self.tls = certificates.server_context()
-        self.pid_file = settings.gateway.state_dir / PID_FILE
         count = worker_count(settings)
         first = handover.first_slot if handover else 0
         self.slots = range(first, first + count)  # the rows of the zone that our workers start in
         header = zone.header
         self.before = rows_of(header[FIRST_WORKER], header[WORKER_COUNT]) if handover else range(0)
         self.listeners = Listeners.open(settings.gateway, count, handover)
+        self.state = State(settings.gateway.state_dir, handover)
         self.children = Children(zone, self._be)
         self.listener_of = {slot: index for index, slot in enumerate(self.slots)}
         self.roll = Roll(self.children, zone, rows_of(first, count), self.listener_of)
@@ -100,6 +99,7 @@ class Master:
             return self._give_up()
         while not self.stopping:
             self.wait(min(self.children.until_due(), PAUSE if self.roll.is_under_way else math.inf))
+            self.state.keep()
             self.children.start_due()
             self.roll.step()
         return self.stop()
@@ -120,7 +120,7 @@ class Master:
         if predecessor and os.getppid() == predecessor:
             _log.info("taking over from master %d", predecessor)
             os.kill(predecessor, signal.SIGQUIT)
-        self._write_pid()
+        self.state.sign()
         host, port = self.settings.gateway.https
         models = len(self.settings.models)
         _log.info("serving %d models on https://%s:%d with %d workers", models, host, port, len(self.slots))
@@ -153,7 +153,7 @@ class Master:
         self._wait_for(lambda: not children.slots, 5)
         tell(children.controllers, signal.SIGKILL)
         self._wait_for(lambda: not children.slots, 1)
-        self._remove_pid()
+        self.state.leave()
         return int(is_cut)
 
     def _say_goodbye(self) -> None:
@@ -166,6 +166,7 @@ class Master:
     def _be(self, slot: int) -> None:
         """In the child of `slot`: all it does."""
         state_dir, listeners = self.settings.gateway.state_dir, self.listeners
+        self.state.release()
         if slot == CONTROLLER:
             listeners.close_public()
             controller.run(controller.Office(self.config, state_dir, self.zone, listeners.admin, self.certificates))
@@ -173,9 +174,8 @@ class Master:
         index = self.listener_of[slot]
         listeners.keep_only(index)
         http = listeners.http[index] if listeners.http else None
-        place = worker.Place(
-            slot, rows_of(self.slots.start, len(self.slots)), listeners.https[index], http, self.zone, state_dir
-        )
+        slots = rows_of(self.slots.start, len(self.slots))
+        place = worker.Place(slot, slots, listeners.https[index], http, self.zone, state_dir, self.state.secret)
         worker.run(place, self.certificates, self.tls)
 
     # --- what it waits for ---
@@ -249,6 +249,7 @@ class Master:
             first_slot=0 if self.slots.start else WORKERS // 2,
             predecessor=os.getpid(),
             state_dir=str(self.settings.gateway.state_dir),
+            claim=self.state.claim,
         )
         try:
             self.successor = subprocess.Popen(  # noqa: S603 - ourselves
@@ -289,20 +290,6 @@ class Master:
         header = self.zone.header
         header[MASTER], header[WORKER_COUNT], header[FIRST_WORKER] = os.getpid(), len(self.slots), self.slots.start
         header[BEFORE_FIRST], header[BEFORE_COUNT] = self.before.start, len(self.before)
-
-    # --- its file ---
-
-    def _write_pid(self) -> None:
-        """For those who send signals: state_dir/gateway.pid names the master that serves."""
-        scratch = self.pid_file.with_suffix(".new")
-        scratch.write_text(f"{os.getpid()}\n")
-        scratch.rename(self.pid_file)
-
-    def _remove_pid(self) -> None:
-        """Unless it names a successor by now."""
-        with contextlib.suppress(OSError):
-            if self.pid_file.read_text().strip() == str(os.getpid()):
-                self.pid_file.unlink()
 
     def __repr__(self) -> str:
         return f"<Master {self.children!r} successor={self.successor} stopping={self.stopping}>"

@@ -74,7 +74,6 @@ _WEIGH_EVERY = 5  # sweeps between two looks at memory
 _TRIM_SECONDS = 5.0
 _HEAR_SECONDS = 0.25
 _ASK_SECONDS = 0.02
-SESSION_SECRETS = "session.secret"
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Place:
     http: socket.socket | None
     zone: Zone
     state_dir: Path
+    secret: bytes  # of sessions
 
 
 class Worker:
@@ -159,7 +159,7 @@ class Worker:
             row=place.zone.row(place.slot, place.slots),
             recorder=Recorder(place.slot, place.state_dir / "metrics"),
             journal=Journal(log) if log else None,
-            sessions=Sessions([(place.state_dir / SESSION_SECRETS).read_bytes()]),
+            sessions=Sessions([place.secret]),
             buckets=store_of(gateway.limits_store, place.zone),
             leases=leases_of(place.zone, place.slot),
             clients=self.certificates.clients,

@@ -1,6 +1,7 @@
 """Processes that die: who notices, what is lost, what is not."""
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -203,3 +204,31 @@ def waiting(port: int) -> int:
         if state == "0A" and local.endswith(f":{port:04X}"):
             return int(queues.partition(":")[2], 16)
     return 0
+
+
+def test_a_worker_takes_a_dead_ones_place_though_the_folder_of_state_was_emptied(demo: DemoModel) -> None:
+    with Gateway({"demo": served([demo.url], sticky={"cookie": "gw_session"})}) as gateway:
+        state = gateway.folder / ".gateway"
+        secret = (state / "session.secret").read_bytes()
+        shutil.rmtree(state)
+        old = gateway.pids()[0]
+        os.kill(old, signal.SIGKILL)
+        until(lambda: gateway.pids() not in ([], [old]), "the successor")
+        assert gateway.client().get(READY).status_code == 200
+        assert (state / "session.secret").read_bytes() == secret
+        assert (state / "gateway.pid").read_text() == f"{gateway.pid}\n"
+        assert (state.stat().st_mode & 0o777, (state / "session.secret").stat().st_mode & 0o777) == (0o700, 0o600)
+        until((state / "metrics" / "worker-0").exists, "the counts")
+
+
+def test_two_gateways_do_not_share_a_folder_of_state(demo: DemoModel) -> None:
+    """A worker of the one would start with the models of the other."""
+    model = {"demo": served([demo.url])}
+    with Gateway(model) as gateway:
+        state = gateway.folder / ".gateway"
+        published = (state / "published").read_bytes()
+        with Gateway({"other": model["demo"]}, {"gateway": {"state_dir": str(state)}}, wait=False) as other:
+            until(lambda: other.popen.poll() is not None, "the end of the other")
+            assert other.popen.returncode == 1
+        assert "the gateway cannot start: gateway.state_dir is another gateway's, which runs" in other.output
+        assert (state / "published").read_bytes() == published
