@@ -166,7 +166,7 @@ def compiling(
             chain=_chain(name, model, _with_fallback(tail, settings, name, runtime), pools, runtime, others=others),
             tail=tail,
             aliases=tuple(model.aliases),
-            methods=frozenset(() if model.hide else model.methods),  # `Admitted` says no then, and not to everybody
+            methods=frozenset(model.methods),
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
             auth=model.kinds_of_auth,
             access=access_of(name, model),

@@ -86,6 +86,8 @@ class Fallback:
         """The pool that would answer, if the caller may call it. Whom another service has let in, it has let in to the
         model that it was asked about."""
         principal, asked, allowed = kept.exchange.principal, kept.route, None
+        if route.methods and kept.scope["method"] not in route.methods:
+            return None
         if route.auth and route.access is not None:
             if principal.kind == "external" and (asked is None or asked.name != route.name):
                 return None

@@ -152,7 +152,7 @@ def _hand_on(route: Route | None, scope: Scope, receive: Receive, send: Send) ->
     """To the chain of the route."""
     if route is None:
         raise BadRequest("The request names no model: its body needs `model`, or its head `x-model`.")
-    if route.methods and scope["method"] not in route.methods:
+    if route.methods and scope["method"] not in route.methods and not route.is_hidden:  # then `Admitted` says no
         raise MethodNotAllowed(headers=[(b"allow", ", ".join(sorted(route.methods)).encode())])
     exchange: Exchange = scope["exchange"]
     exchange.route = route

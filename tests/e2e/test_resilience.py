@@ -114,6 +114,8 @@ def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
         "locked": served(broken, fallback=["secret@v1", "small@v1"]),
         "only-locked": served(broken, fallback=["secret"]),
         "secret": served([url["good"]]),
+        "to-readers": served(broken, auth=[], fallback=["read-only", "small@v1"]),
+        "read-only": served([url["good"]], auth=[], methods=["GET"]),
         "cut": served([url["cut"]], auth=[], fallback=["small@v1"]),
         "stuck": served(broken, auth=[], sticky={"cookie": "c"}, fallback=["small@v1"]),
         "small": {
@@ -262,6 +264,11 @@ def test_no_room_is_a_reason_too(gateway: Gateway, client: Wire) -> None:
 def test_what_another_model_falls_back_to_is_not_tried(client: Wire) -> None:
     answer = get(client, "lost")
     assert (answer.status, answer.get("x-fallback-model")) == (502, None)
+
+
+def test_a_model_answers_no_request_in_anothers_place_by_a_method_that_it_does_not_allow(client: Wire) -> None:
+    assert chat(client, "to-readers").get("x-fallback-model") == "small@v1"
+    assert get(client, "to-readers").get("x-fallback-model") == "read-only@v1"
 
 
 def test_who_may_not_call_the_other_model_is_not_let_in_by_way_of_one_it_may(gateway: Gateway, client: Wire) -> None:
