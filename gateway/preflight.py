@@ -62,6 +62,8 @@ def issuers_keys(settings: Settings) -> Iterator[Problem]:
 def certificates(settings: Settings) -> Iterator[Problem]:
     """Files that cannot be served. An empty folder is no problem: a development certificate is made."""
     folder = settings.tls.certificates
+    if folder.exists() and not folder.is_dir():
+        yield Problem("", 0, "tls.certificates", f"{folder} is no folder")
     if not folder.is_dir() or not any(folder.glob("*.crt")):
         return
     for problem in inspect.problems(folder, settings.tls):

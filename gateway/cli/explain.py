@@ -58,7 +58,10 @@ def _scope(method: str, path: str, headers: list[str]) -> dict[str, Any]:
         if not separator:
             fail(f"{line!r} is not a header such as 'x-model: iris'", 2)
         fields.append((name.strip().lower().encode(), value.strip().encode()))
-    url = urlsplit(path)
+    try:
+        url = urlsplit(path)
+    except ValueError as error:
+        fail(f"{path!r} is no target of a request: {error}", 2)
     if url.netloc:
         path = path.split(url.netloc, 1)[1] or "/"
     if get(fields, b"host") is None:

@@ -122,7 +122,7 @@ def parse_workers(value: Any) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
     text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= 1024):
         raise ValueError(f"{value!r} is neither auto nor a number from 1 to 1024")
     return int(text)
 
@@ -161,6 +161,8 @@ def check_store(url: str) -> str:
         raise ValueError(f"scheme {url.partition(':')[0]!r} is none of {', '.join(f'{name}://' for name in _STORES)}")
     if parts.scheme.startswith("redis") and not parts.hostname:
         raise ValueError("needs a host, such as redis://localhost:6379/0")
+    if not parts.scheme.endswith(("+cluster", "+sentinel")):  # they have several addresses
+        _ = parts.port  # raises ValueError
     return url
 
 
@@ -197,6 +199,8 @@ def also_text(schema: dict[str, Any]) -> None:
 
 def anchor(value: Path, info: ValidationInfo) -> Path:
     """Relative paths start at the folder of the file that names them, wherever the process was started."""
+    if "\0" in str(value):  # YAML can write it; no system call takes it
+        raise ValueError(f"{str(value)!r} is not a path")
     base = (info.context or {}).get("base")
     return base / value if base else value
 

@@ -137,3 +137,20 @@ def test_certificates_that_are_served_and_not_as_they_should_be_are_warned_of(tm
     assert f"{certs}/old.crt: warning: expired 10 days ago" in err
     assert f"{certs}/short.crt: warning: its chain is missing" in err
     assert out == f"{path}: ok: 1 model, 1 endpoint\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('auth: {keys: "a\\0b"}', "auth.keys: 'a\\x00b' is not a path"),
+        ('auth: {htpasswd: "a\\0b"}', "auth.htpasswd: 'a\\x00b' is not a path"),
+        ('gateway: {state_dir: "a\\0b"}', "gateway.state_dir: 'a\\x00b' is not a path"),
+        ('gateway: {access_log: {path: "a\\0b"}}', "gateway.access_log.path: 'a\\x00b' is not a path"),
+        ("gateway: {limits_store: redis://h:99999}", "gateway.limits_store: Port out of range 0-65535"),
+        ("tls: {certificates: routes.yaml}", "tls.certificates: {folder}/routes.yaml is no folder"),
+    ],
+)
+def test_what_no_start_could_use_is_one_line_that_names_its_key(tmp_path, capsys, text, said):
+    routes = written(tmp_path, f"{text}\n{MODEL}")
+    assert check(routes, EVERYTHING, WARNINGS) == 1
+    assert capsys.readouterr().err == f"{routes}:1: {said.replace('{folder}', str(tmp_path))}\n"

@@ -175,6 +175,8 @@ def test_explain_says_how_a_request_would_be_refused(folder: Path) -> None:
     assert "404 model_not_found" in done.out
     bad = run("explain", "GET", "/models/iris/x", "-H", "nonsense", folder=folder)
     assert bad.code == 2
+    bad = run("explain", "GET", "https://[", folder=folder)
+    assert (bad.code, bad.err) == (2, "'https://[' is no target of a request: Invalid IPv6 URL\n")
 
 
 # --- serve ---
