@@ -24,6 +24,7 @@ from gateway.edge import meters
 from gateway.edge.journal import open_log
 from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
+from gateway.server.lookups import widen
 from gateway.server.master import Master
 from gateway.server.state import SESSION_SECRETS, ensure_secret
 from gateway.server.zone import Zone
@@ -53,6 +54,7 @@ def serve(config: Config = Path("routes.yaml")) -> None:
         fail(str(error))
     try:
         _raise_open_files()
+        widen()
         _ready_folder(settings)
         zone = _zone(handover if before else None)
         master = _master(config, settings, zone, handover)

@@ -33,6 +33,7 @@ from gateway.control.watch import Watcher
 from gateway.garbage import settle
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
+from gateway.server.lookups import Loop
 from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
 from gateway.server.zone import (
@@ -386,4 +387,4 @@ def run(office: Office) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         await controller.run()
 
-    uvloop.run(main())
+    uvloop.run(main(), loop_factory=Loop)

@@ -1,0 +1,50 @@
+"""The loop of the controller, with a resolver that says nothing."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import uvloop
+
+from gateway.server.lookups import Loop, widen
+
+
+def test_a_name_is_looked_up_once_at_a_time_whoever_gives_up_waiting(monkeypatch: Any) -> None:
+    asked = []
+
+    async def silent(loop: Any, host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        await asyncio.sleep(60.0 if host == "slow.test" else 0.0)
+        return [host, port]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(5):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await loop.getaddrinfo("slow.test", 80, type=1)
+        assert asked == ["slow.test"]
+        for _ in range(2):
+            assert await loop.getaddrinfo("good.test", 80, type=1) == ["good.test", 80]
+        assert asked == ["slow.test", "good.test", "good.test"]
+
+    monkeypatch.setattr(Loop.__mro__[1], "getaddrinfo", silent, raising=False)
+    uvloop.run(main(), loop_factory=Loop)
+
+
+def test_a_lookup_that_is_over_is_forgotten() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+        assert (await loop.getaddrinfo("127.0.0.1", 80))[0][4] == ("127.0.0.1", 80)
+        assert loop.lookups == {}
+
+    uvloop.run(main(), loop_factory=Loop)
+
+
+def test_what_an_operator_says_of_threads_stays() -> None:
+    environ: dict[str, str] = {}
+    widen(environ)
+    assert environ == {"UV_THREADPOOL_SIZE": "64"}
+    widen(environ := {"UV_THREADPOOL_SIZE": "8"})
+    assert environ == {"UV_THREADPOOL_SIZE": "8"}
