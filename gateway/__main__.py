@@ -1,10 +1,15 @@
 """`python -m gateway` is the command `gateway`."""
 
-from gateway import compiled
+import sys
 
-compiled.use()  # before anything else of the package is imported
+try:
+    from gateway import compiled
 
-from gateway.cli import main  # noqa: E402
+    compiled.use()  # before anything else of the package is imported
+
+    from gateway.cli import main
+except KeyboardInterrupt:  # Ctrl-C within the second that imports take
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

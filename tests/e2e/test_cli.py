@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,3 +269,17 @@ def test_a_folder_without_certificates_gets_a_development_one_and_says_how_to_tr
         process.terminate()
         assert process.wait(20) == 0
         process.stderr.close()
+
+
+def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_traceback() -> None:
+    code = """
+import runpy, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "gateway.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("gateway", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
