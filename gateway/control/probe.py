@@ -9,6 +9,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
+from socket import SOCK_STREAM
 from typing import Any, NamedTuple
 
 import httpx2
@@ -222,6 +223,8 @@ class Prober:
         address = address._replace(port=check.port or address.port)
         try:
             async with asyncio.timeout(check.timeout):
+                if check.kind != "http":  # the loop looks a name up once at a time; httpx2 asks it by itself
+                    await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=SOCK_STREAM)
                 if check.kind == "tcp":
                     return await _connect(address, target)
                 if check.kind == "grpc":

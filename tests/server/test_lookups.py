@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
 import uvloop
 
+from gateway.control.probe import Check, Prober, Target
+from gateway.core.endpoint import Health
 from gateway.server.lookups import Loop, widen
 
 
@@ -48,3 +51,27 @@ def test_what_an_operator_says_of_threads_stays() -> None:
     assert environ == {"UV_THREADPOOL_SIZE": "64"}
     widen(environ := {"UV_THREADPOOL_SIZE": "8"})
     assert environ == {"UV_THREADPOOL_SIZE": "8"}
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
+def test_checks_of_a_silent_name_leave_one_lookup_behind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def silent(loop: Any, host: Any, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        await asyncio.sleep(60.0)
+        return []
+
+    async def main() -> None:
+        told: list[Health] = []
+        prober = Prober(lambda _, health, __: told.append(health))
+        check = Check("/", interval=0.02, timeout=0.05, rise=1, fall=4, expect=frozenset(), kind=kind)
+        prober.update([Target("http://slow.test:80", check)])
+        async with asyncio.timeout(20):
+            while Health.DOWN not in told:
+                await asyncio.sleep(0.01)
+        await prober.close()
+        assert len(asked) == 1
+
+    monkeypatch.setattr(Loop.__mro__[1], "getaddrinfo", silent, raising=False)
+    uvloop.run(main(), loop_factory=Loop)
