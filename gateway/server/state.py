@@ -5,7 +5,6 @@ replaced, must not keep a worker from taking a dead one's place. The controller 
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -24,7 +23,7 @@ class State:
     """`state_dir`, for as long as this master runs."""
 
     def __init__(self, folder: Path, handover: Handover | None) -> None:
-        """Claims the folder, or takes the claim over. Raises OSError, also if another gateway has it."""
+        """Claims the folder, or takes the claim over. Raises OSError if it cannot be read or written."""
         self.folder = folder
         self.pid_file = folder / _PID_FILE
         self.secret = (folder / SESSION_SECRETS).read_bytes()  # one for all workers, those that start tomorrow too
@@ -72,9 +71,10 @@ def ensure_secret(path: Path, secret: bytes) -> None:
 
 
 def _claimed(folder: Path, handover: Handover | None) -> int:
-    """The descriptor that holds the claim. Of two gateways in one folder each would start its workers with what the
-    other has published last. A lock of the open file, which a successor inherits with the descriptor, and which is
-    gone with its holders; where a file system has none, nothing is claimed."""
+    """The descriptor that holds the claim. Of two gateways in one folder each starts its workers with what the other
+    has published last: it is said, and no more, since one that ends may have a minute's streams to finish, and nothing
+    to start. A lock of the open file, which a successor inherits with the descriptor, and which is gone with its
+    holders; where a file system has none, nothing is claimed."""
     if handover is not None and handover.claim >= 0:
         if handover.state_dir == str(folder):
             os.set_inheritable(handover.claim, False)
@@ -84,10 +84,10 @@ def _claimed(folder: Path, handover: Handover | None) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise OSError(
-            errno.EBUSY, "gateway.state_dir is another gateway's, which runs; each needs one of its own", str(folder)
-        ) from None
+        _log.warning(
+            "%s is another gateway's, which runs; give each a gateway.state_dir of its own: a worker that takes a dead "
+            "one's place may start with the other's models", folder,
+        )  # fmt: skip
     except OSError as error:
         _log.info("%s cannot be claimed: %s", folder, error.strerror)
     return descriptor
