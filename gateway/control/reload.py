@@ -44,10 +44,8 @@ def prepare(
     keys: bytes | None = b""
     try:
         keys = keys_of(settings, before, reader or KeyReader())
-    except FileNotFoundError as error:
-        if before is not None and before.keys:  # a volume that is not there, an `rm`: nobody has revoked a key
-            problems += unusable_keys(settings, error)
-        # else no key has been made yet
+    except FileNotFoundError:
+        pass  # no key has been made yet
     except (KeyFileError, OSError) as error:
         problems += unusable_keys(settings, error)
     users: dict[str, str] = {}
@@ -91,11 +89,18 @@ def keys_of(settings: Settings, before: Published | None, reader: KeyReader) -> 
 
 
 def _text_of_keys(path: Path, before: Published | None) -> str:
-    """A file with nothing in it, where there were keys, is one that somebody is about to write. Who wants no keys says
-    so: `keys: []`. Raises KeyFileError, OSError."""
-    text = text_of(path)
+    """Where there were keys, a file that is gone or has nothing in it is a volume that is not there, or is about to be
+    written: nobody has revoked a key. Who wants none says so: `keys: []`. Raises KeyFileError, OSError."""
+    text, gone = "", None
+    try:
+        text = text_of(path)
+    except FileNotFoundError as error:
+        gone = error
     if not text.strip() and before is not None and has_rows(before.keys):
-        raise KeyFileError(f"{path}: is empty; the keys that it held stay in use")
+        what = "cannot be read: it is gone" if gone else "is empty"
+        raise KeyFileError(f"{path}: {what}; the keys that it held stay in use")
+    if gone:
+        raise gone
     return text
 
 
@@ -187,6 +192,7 @@ class Reloader:
         self.code = code
         self.reader = KeyReader()
         self.lock = asyncio.Lock()
+        self.is_emptied = False  # state_dir, and it cannot be filled
         self.reloaded_at = time.time()
         self.problems: list[str] = []  # of the last try
         self.notes: list[str] = []  # what it did not do
@@ -244,13 +250,16 @@ class Reloader:
         """Write what is published once more, if it was removed: a worker could not take a dead one's place."""
         state_dir = self.settings.gateway.state_dir
         if publish.is_there(state_dir):
+            self.is_emptied = False
             return
         async with self.lock:
             try:
                 await asyncio.to_thread(publish.write, state_dir, self.published)
                 _log.warning("%s was emptied, and is filled anew", state_dir)
             except OSError as error:
-                _log.error("%s was emptied, and cannot be filled: %s", state_dir, error.strerror)
+                if not self.is_emptied:  # it is tried again every second
+                    _log.error("%s was emptied, and cannot be filled: %s", state_dir, error.strerror)
+                self.is_emptied = True
 
     async def _hand_out(self, published: Published, settings: Settings) -> list[str]:
         try:

@@ -76,9 +76,8 @@ def _is_model(head: bytes) -> bool:
     lines = head.split(b"\r\n")
     said = [line for line in lines if line[:20].lower() == b"content-disposition:"]
     name = _NAME.search(said[0]) if len(said) == 1 else None
-    is_odd = any(
-        line[:1] in (b" ", b"\t") or b"\n" in line or b"\r" in line for line in lines
-    )  # folded, or cut by some
+    # Folded, or cut by some readers.
+    is_odd = any(line[:1] in (b" ", b"\t") or b"\n" in line or b"\r" in line for line in lines)
     if name is None or name[1] != b"=" or len(_NAMES.findall(said[0])) > 1 or is_odd:
         raise BadRequest("The form has a part whose name is not plain.")
     if (name[2] if name[2] is not None else name[3]) != b"model":

@@ -126,9 +126,8 @@ class Answer(Receiver):
         is_full = self.size > _BODY_BOUND
         if is_full:
             protocol.transport.pause_reading()
-        if (
-            protocol.answer is self and not protocol.taker.is_paused
-        ):  # while it is full, it is the upstream that is slow
+        if protocol.answer is self and not protocol.taker.is_paused:
+            # While it is full, it is the upstream that is slow.
             protocol.deadline = NEVER if is_full else monotonic() + protocol.limits.body_idle
         self._wake()
 
