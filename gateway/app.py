@@ -167,6 +167,7 @@ def compiling(
             tail=tail,
             aliases=tuple(model.aliases),
             methods=frozenset(model.methods),
+            body_bytes=model.body_bytes,
             json_bytes=min(model.json_bytes, model.body_bytes or model.json_bytes),
             auth=model.kinds_of_auth,
             access=access_of(name, model),

@@ -17,7 +17,7 @@ from gateway.core.endpoint import Endpoint
 from gateway.core.ledger import Ledger
 from gateway.core.outcome import Outcome
 from gateway.core.policy import PromptPolicy
-from gateway.core.prompt import Prompt
+from gateway.core.prompt import CHARACTERS, Prompt
 from gateway.core.usage import Tail, generated_in
 from gateway.core.work import ENGINE_FRESH, Stream
 
@@ -59,12 +59,14 @@ class Inference:
         self.tail.add(body)
 
     def generated(self) -> int:
-        """Tokens of the output: as its bill says, else a token for each event of a stream."""
+        """Tokens of the output: as its bill says, else one for each event of a stream, or by the length of a text."""
         usage = self.tail.usage()
         told = generated_in(usage) if usage is not None else None
         if told is not None:
             return told
-        return self.tail.events if self.tail.is_stream else 0
+        if self.tail.is_stream:
+            return self.tail.events
+        return self.tail.bytes // CHARACTERS if self.tail.is_text else 0
 
     def __repr__(self) -> str:
         return f"<Inference {self.prompt!r} {list(self.streams.values())} {self.tail!r}>"

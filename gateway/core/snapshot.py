@@ -24,6 +24,7 @@ class Route:
     chain: Chain
     aliases: Sequence[str] = ()
     methods: frozenset[str] = frozenset()  # allowed; empty: all
+    body_bytes: int = 0  # the largest body that it takes; 0: any
     json_bytes: int = 32 * 2**20  # the largest body read to find `model` in it
     auth: frozenset[str] = frozenset()  # ways to authenticate, any of them; empty: public
     access: Access | None = None  # whom of the known callers; None: all

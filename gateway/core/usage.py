@@ -13,11 +13,19 @@ from math import inf
 from typing import Any, Final
 
 TAIL: Final = 4096  # bytes of an answer's end that are kept; vLLM, SGLang and llama.cpp put `usage` in the last 1 KiB
-_DIGITS: Final = 15  # of a count of tokens; a longer number is none
+# Of a count of tokens. The largest contexts are of a million or ten; a longer number is none, but an overflow or a lie,
+# and whoever is charged for it waits for years.
+_DIGITS: Final = 7
 _NAME: Final = b'"usage":'
-# Ollama's own API says it beside the last part of an answer.
-_COUNT: Final = re.compile(rb'"(prompt_eval_count|eval_count)":[ ]?(\d{1,15})\b')
-_COUNTED: Final = {b"prompt_eval_count": "prompt_tokens", b"eval_count": "completion_tokens"}
+# What says it beside its answer: the own APIs of Ollama, SGLang (/generate), llama.cpp (/completion), TGI (/generate).
+_COUNTED: Final = {
+    b"prompt_eval_count": "prompt_tokens", b"eval_count": "completion_tokens",
+    b"prompt_tokens": "prompt_tokens", b"completion_tokens": "completion_tokens",
+    b"tokens_evaluated": "prompt_tokens", b"tokens_predicted": "completion_tokens", b"predicted_n": "completion_tokens",
+    b"input_length": "prompt_tokens", b"generated_tokens": "completion_tokens",
+}  # fmt: skip
+_COUNT: Final = re.compile(rb'"(%b)":[ ]?(\d{1,%d})\b' % (b"|".join(_COUNTED), _DIGITS))
+_TEXT: Final = re.compile(rb'\s*\[?\s*\{"(?:generated_text|text_output)":')  # TGI's, Triton's (/generate)
 _scan = json.JSONDecoder(parse_int=lambda text: int(text) if len(text) <= _DIGITS else inf).raw_decode
 
 
@@ -52,14 +60,19 @@ class Tail:
         """None if there is none."""
         end = b"".join(self._parts)
         told = last_usage(end)
-        if told is None and b'eval_count":' in end:
-            return {_COUNTED[name]: int(count) for name, count in _COUNT.findall(end)}
         if not self.is_stream:
-            return told or last_usage(self._head)
-        if told is not None and "output_tokens" in told and "input_tokens" not in told:
+            return told or last_usage(self._head) or _counted_in(end) or _counted_in(self._head)
+        if told is None:
+            return _counted_in(end)
+        if "output_tokens" in told and "input_tokens" not in told:
             first = _usage_at(self._head, self._head.find(_NAME))
             return {**first, **told} if first is not None else told
         return told
+
+    @property
+    def is_text(self) -> bool:
+        """All of it is what a model wrote, as far as its beginning tells."""
+        return not self.is_stream and _TEXT.match(self._head) is not None
 
     def __repr__(self) -> str:
         return f"<Tail of {self.bytes} bytes, {self.events} events>"
@@ -79,6 +92,10 @@ def _usage_at(text: bytes, start: int) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return usage if isinstance(usage, dict) else None
+
+
+def _counted_in(text: bytes) -> dict[str, Any] | None:
+    return {_COUNTED[name]: int(count) for name, count in _COUNT.findall(text[-TAIL:])} or None
 
 
 def generated_in(usage: dict[str, Any]) -> int | None:

@@ -65,6 +65,8 @@ class Fallback:
         for model, version in self.targets:
             route = self.routes().get(model)
             pool = self._pool(route, version, kept) if route is not None else None
+            if route is not None and 0 < route.body_bytes < len(body):
+                continue
             if route is None or route.tail is None or pool is None or pool is kept.pool:
                 continue
             kept.restore()

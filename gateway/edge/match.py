@@ -56,7 +56,7 @@ class Match:
         route = self.routes[target.model] if target.model else None
         if route is not None and route.is_hidden and (model is not None or target.path != path):
             return _hand_on(route, scope, receive, send)  # by its name: `NamedInBody` reads, when it is known who asks
-        if target.is_in_body and method in BODY_METHODS and (route is None or _is_json(fields, scope)):
+        if target.is_in_body and method in BODY_METHODS and (route is None or _may_name(fields, scope, route)):
             bound = route.json_bytes if route is not None else _JSON_BOUND
             body = _at_hand(fields, receive, bound)
             if body is None:
@@ -102,7 +102,7 @@ class NamedInBody:
         target, fields, route = exchange.target, exchange.fields, exchange.route
         if route is None or target is None or exchange.body is not None:
             return self.app(scope, receive, send)
-        if not target.is_in_body or scope["method"] not in BODY_METHODS or not _is_json(fields, scope):
+        if not target.is_in_body or scope["method"] not in BODY_METHODS or not _may_name(fields, scope, route):
             return self.app(scope, receive, send)
         body = _at_hand(fields, receive, route.json_bytes)
         if body is None:
@@ -165,6 +165,16 @@ def host_name(host: bytes) -> str:
     text = host.decode("latin-1")
     name = text.partition("]")[0][1:] if text.startswith("[") else text.partition(":")[0]
     return name.lower().rstrip(".")
+
+
+def _may_name(fields: dict[bytes, bytes], scope: Scope, route: Route) -> bool:
+    """Whether a body is read though the head has named its model: it may name a version, or a name that the upstream
+    does not know. Not a form with a large file, or one whose size nobody knows: that streams through."""
+    if _is_json(fields, scope):
+        return True
+    length = fields.get(b"content-length", b"")
+    is_form_data = fields.get(b"content-type", b"")[:19].lower() == b"multipart/form-data"
+    return is_form_data and length.isdigit() and int(length) <= route.json_bytes
 
 
 def _is_json(fields: dict[bytes, bytes], scope: Scope) -> bool:

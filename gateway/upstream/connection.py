@@ -25,6 +25,9 @@ from gateway.upstream.reply import Reply
 _READ_BOUND: Final = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
 _EMPTY_READS: Final = 64  # in a row that bring frames or trailers and no byte of a body; only an attacker sends so many
 _STALE_WINDOW: Final = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
+# Seconds, of one that is reset: the kernel does so where our request was not read, by a server that hung and then was
+# ended, or closed what it took to be idle. What ends with a FIN has been read.
+_RESET_WINDOW: Final = 5.0
 
 
 class Connection(asyncio.Protocol):
@@ -86,7 +89,7 @@ class Connection(asyncio.Protocol):
         # Without a length, only a clean end is one: no reset, no TLS without its close_notify (RFC 9112, 9.8).
         is_whole = self.reply.is_complete or (self.is_ended and self.reply.feed_eof())
         if not self.is_idle and self.error is None and not is_whole:
-            self.error = self._why_lost()
+            self.error = self._why_lost(is_reset=isinstance(exc, ConnectionError))
         self.reply.parser = cast(Any, None)  # the parser holds the reply, and that what nobody has taken
         self._wake()
 
@@ -238,10 +241,11 @@ class Connection(asyncio.Protocol):
                     return
                 self.data_received(data)
 
-    def _why_lost(self) -> GatewayError:
+    def _why_lost(self, *, is_reset: bool) -> GatewayError:
         if self.reply.is_head_done:
             return UpstreamTruncated()
-        if self.is_reused and not self.received and monotonic() - self.sent_at < _STALE_WINDOW:
+        window = _RESET_WINDOW if is_reset else _STALE_WINDOW
+        if self.is_reused and not self.received and monotonic() - self.sent_at < window:
             return StaleConnection()
         return UpstreamClosed()
 

@@ -1,7 +1,7 @@
 """An upstream's answer as it is parsed: httptools callbacks in, parts to forward out.
 
-Rules of this module: interim answers (1xx) are counted and dropped; the framing must be one that RFC 9112, 6.3 knows;
-trailers are dropped; bytes after the end make the connection useless but not the answer.
+Rules of this module: interim answers (1xx) are dropped, and count as bytes of the head; the framing must be one that
+RFC 9112, 6.3 knows; trailers are dropped; bytes after the end make the connection useless but not the answer.
 """
 
 from typing import Final
@@ -12,20 +12,21 @@ from gateway.core.headers import get_all, lower_case
 from gateway.errors import UpstreamInvalid
 from gateway.model import Header
 
-_HEAD_BOUND: Final = 64 * 1024  # bytes of an answer's header section, as for requests
+# Bytes of an answer's header section, as for requests, and of all 1xx answers before it: a server may say 102 for hours
+# while it works (RFC 9110, 15.2 sets no bound), but a flood of them is an attack.
+_HEAD_BOUND: Final = 64 * 1024
 _FIELD_BOUND: Final = 256
 _BARREN_BOUND: Final = (
     64 * 1024
 )  # bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension
 _START: Final = b"HTTP/1."
-_INTERIM_BOUND: Final = 16  # 1xx answers before the final one; RFC 9110, 15.2 sets none, a flood of them is an attack
 
 
 class Reply:
     """One answer. A connection feeds it; `Forward` reads it."""
 
     __slots__ = (
-        "barren", "bytes_seen", "chunks", "error", "fields", "headers", "interims", "is_complete", "is_head",
+        "barren", "bytes_seen", "chunks", "error", "fields", "headers", "is_complete", "is_head",
         "is_head_done", "is_interim", "is_kept", "is_odd", "is_surplus", "is_until_close", "parser", "size", "status",
         "trailers",
     )  # fmt: skip
@@ -45,7 +46,6 @@ class Reply:
         self.bytes_seen = 0  # of the head
         self.barren = 0
         self.trailers = 0
-        self.interims = 0
         self.is_head_done = False
         self.is_interim = False
         self.is_odd = False  # its version has to be looked at
@@ -63,6 +63,8 @@ class Reply:
         if not self.is_head_done:
             if self.bytes_seen == 0 and not data.startswith(_START):
                 self.is_odd = True
+                if data.lstrip(b"\r\n")[:1] not in b"H":  # llhttp takes RTSP/1.0 and ICE/1.0 for HTTP/1.0
+                    raise UpstreamInvalid
             self.bytes_seen += len(data)
         try:
             self.parser.feed_data(data)
@@ -156,14 +158,11 @@ class Reply:
         self.is_complete = True
 
     def _on_interim(self, status: int) -> None:
-        self.interims += 1
         self.is_odd = True
         if status == 101:
             self._stop("The model server switched protocols unasked.")
         if status < 100:
             self._stop("The model server's status is not one of HTTP.")
-        if self.interims > _INTERIM_BOUND:
-            self._stop("The model server sent too many interim answers.")
         self.is_interim = True
 
     def _check_framing(self) -> None:

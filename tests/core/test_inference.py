@@ -160,6 +160,28 @@ def test_a_prompt_whose_first_token_nobody_sees_is_presumed_to_be_prefilled_in_i
     assert play.policy.unseen == {}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"generated_text":"%b"}' % (b"a" * 400),  # TGI's, without its details
+        b'[{"generated_text": "%b"}]' % (b"a" * 400),
+        b'{"content":"%b","tokens_predicted":100,"tokens_evaluated":256}' % (b"a" * 400),  # llama.cpp's
+    ],
+)
+def test_a_text_without_a_bill_is_not_taken_for_all_prefill(answer: bytes) -> None:
+    play = Play()
+    inference = Inference(read_prompt(TEXT), is_streamed=False)
+    endpoint = play.policy.pick(play.endpoints, inference, 0.0, Random(1))
+    play.policy.began(inference, endpoint, 0.0)
+    play.policy.first_byte(inference, endpoint, 2.0, 2.0)
+    inference.begin(is_stream=False)
+    inference.pass_on(answer, endpoint, 2.0)
+    assert 100 <= inference.generated() <= 110
+    play.policy.ended(inference, endpoint, ended(), 2.0)
+    assert endpoint.work.speed.each.weight == 1.0
+    assert endpoint.work.speed.first.mean_y < 1.0, "most of two seconds was decoding"
+
+
 def test_an_engine_that_says_it_is_full_is_passed_over_while_that_is_news_and_another_is_there() -> None:
     play = Play()
     full, other = play.endpoints

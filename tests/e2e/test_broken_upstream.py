@@ -115,6 +115,8 @@ REFUSED: dict[str, tuple[Script, int, str]] = {
     "speaks HTTP/2.0": (
         saying(b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok"), 502, "upstream_invalid_response",
     ),
+    "speaks RTSP": (saying_once(b"RTSP/1.0 200 OK\r\n\r\nhello"), 502, "upstream_invalid_response"),
+    "speaks ICE": (saying_once(b"ICE/1.0 200 OK\r\n\r\nhello"), 502, "upstream_invalid_response"),
     "has a status of no kind": (saying_once(b"HTTP/1.1 999 X\r\n\r\n"), 502, "upstream_invalid_response"),
     "has a status that is no number": (saying(b"HTTP/1.1 2x0 X\r\n\r\n"), 502, "upstream_invalid_response"),
     "has two lengths": (
@@ -142,7 +144,7 @@ REFUSED: dict[str, tuple[Script, int, str]] = {
         "upstream_invalid_response",
     ),
     "never gets beyond interim answers": (
-        saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000), 502, "upstream_invalid_response",
+        saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3000), 502, "upstream_invalid_response",
     ),
     "has a huge field": (
         saying(OK + b"x: " + b"a" * 70_000 + b"\r\ncontent-length: 0\r\n\r\n"), 502, "upstream_invalid_response",

@@ -116,6 +116,8 @@ def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
         "secret": served([url["good"]]),
         "to-readers": served(broken, auth=[], fallback=["read-only", "small@v1"]),
         "read-only": served([url["good"]], auth=[], methods=["GET"]),
+        "to-small-bodies": served(broken, auth=[], fallback=["tight", "small@v1"]),
+        "tight": served([url["good"]], auth=[], body_bytes=4),
         "cut": served([url["cut"]], auth=[], fallback=["small@v1"]),
         "stuck": served(broken, auth=[], sticky={"cookie": "c"}, fallback=["small@v1"]),
         "small": {
@@ -269,6 +271,15 @@ def test_what_another_model_falls_back_to_is_not_tried(client: Wire) -> None:
 def test_a_model_answers_no_request_in_anothers_place_by_a_method_that_it_does_not_allow(client: Wire) -> None:
     assert chat(client, "to-readers").get("x-fallback-model") == "small@v1"
     assert get(client, "to-readers").get("x-fallback-model") == "read-only@v1"
+
+
+@pytest.mark.parametrize(("body", "by"), [("tiny", "tight@v1"), ("large", "small@v1")])
+def test_a_model_answers_no_request_in_anothers_place_that_is_too_large_for_it(
+    client: Wire, body: str, by: str
+) -> None:
+    head = f"POST /models/to-small-bodies/x HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.send((head + body).encode())
+    assert client.read_response().get("x-fallback-model") == by
 
 
 def test_who_may_not_call_the_other_model_is_not_let_in_by_way_of_one_it_may(gateway: Gateway, client: Wire) -> None:

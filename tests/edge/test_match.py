@@ -101,8 +101,19 @@ def test_a_version_of_the_head_wins_over_one_of_the_body() -> None:
     assert world.exchange.version == "v1"
 
 
+@pytest.mark.parametrize(("path", "headers"), [("/models/iris/v1/audio", []), ("/v1/audio", [(b"x-model", b"iris")])])
+def test_a_form_is_read_where_the_head_named_the_model_too_unless_it_is_large(path: str, headers: list[Header]) -> None:
+    """It went on with the name that the client calls the model by, which the model server does not know."""
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\niris@v2\r\n--x--\r\n'
+    headers = [*headers, (b"content-type", b"Multipart/form-data; boundary=x"), (b"content-length", b"%d" % len(form))]
+    world = World(json_bytes=len(form)).ask("POST", path, headers, [form[:50], form[50:]])
+    assert (world.exchange.named, world.exchange.version, world.seen) == ("iris@v2", "v2", [("iris", form)])
+    world = World(json_bytes=len(form) - 1).ask("POST", path, headers, [form[:50], form[50:]])
+    assert (world.exchange.body, world.seen) == (None, [("iris", form[:50])])
+
+
 @pytest.mark.parametrize("kind", [b"multipart/form-data; boundary=x", b"audio/wav"])
-def test_a_body_that_is_no_json_is_left_unread_where_the_head_named_the_model(kind: bytes) -> None:
+def test_a_body_of_unknown_length_or_kind_is_left_unread_where_the_head_named_the_model(kind: bytes) -> None:
     world = World().ask("POST", "/own/v1/audio", [(b"content-type", kind)], [b"a", b"b"])
     assert world.seen == [("iris", b"a")]
     assert world.exchange.body is None

@@ -366,6 +366,31 @@ def test_a_stream_of_ollamas_own_is_charged_by_its_counts_or_its_lines(end: byte
     assert tokens.left == 10_000 - used
 
 
+@pytest.mark.parametrize(
+    ("answer", "used"),
+    [
+        (b'{"text":"a","meta_info":{"id":"x","prompt_tokens":26,"completion_tokens":50}}', 76),  # SGLang's
+        (
+            b'{"content":"a","tokens_predicted":50,"tokens_evaluated":26,"timings":{"predicted_n":50}}',
+            76,
+        ),  # llama.cpp's
+        (b'{"generated_text":"a","details":{"generated_tokens":50,"tokens":["%b"]}}' % (b"a" * 2 * TAIL), 150),  # TGI's
+    ],
+)
+def test_an_engines_own_api_is_charged_by_its_counts(answer: bytes, used: int) -> None:
+    tokens = Tokens()
+    tokens.ask(wish(), answers(answer))
+    assert tokens.left == 10_000 - used
+
+
+def test_a_count_that_cannot_be_is_none() -> None:
+    """An overflow of a model server locked its caller out of the limit for years."""
+    tokens = Tokens()
+    for count in (b"4294967295", b"1%b" % (b"0" * 14), b"1e14"):
+        tokens.ask(wish(), answers(b'{"usage":{"prompt_tokens":%b,"total_tokens":%b}}' % (count, count)))
+    assert tokens.left > 9500, "charged by their bytes"
+
+
 @pytest.mark.parametrize("events", [1, TAIL])
 def test_a_stream_that_says_at_its_beginning_what_it_has_read_is_charged_for_that(events: int) -> None:
     tokens = Tokens()
