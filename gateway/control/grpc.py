@@ -1,109 +1,99 @@
 """One question of gRPC's health checking protocol (grpc.health.v1, `Health/Check`), over a connection of its own.
 
-The answer stands in the first DATA frame, so no header needs to be decoded, and HTTP/2 (RFC 9113) comes down to frames:
-the preface, one HEADERS without compression (RFC 7541, 6.2.2), one DATA, and what a peer may ask for in between.
+HTTP/2 is h2's; the two messages have one field each, written here: no generated code, no library of gRPC for two bytes.
 """
 
 import asyncio
 import ssl
-import struct
 from typing import Final
+
+from h2.connection import H2Connection
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import ProtocolError
 
 from gateway.core.endpoint import Address
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
-ACK, END_STREAM, END_HEADERS, PADDED = 1, 1, 4, 8
 SERVING: Final = 1
 STATES: Final = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 _STREAM: Final = 1
-_BOUND: Final = 64 * 1024  # bytes of frames read for one answer
+_BOUND: Final = 64 * 1024  # bytes read for one answer
 
 
 async def check(
     address: Address, service: str, tls: ssl.SSLContext | None, server_name: str | None
 ) -> tuple[bool, str]:
-    """Whether it is SERVING, and what it said. Raises OSError."""
+    """Whether it is SERVING, and what it said; a service is named by at most 127 bytes. Raises OSError."""
     name = (server_name or address.host) if tls else None
     reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls, server_hostname=name)
+    connection, answer = H2Connection(), Answer()
     try:
-        writer.write(request(address.authority, service.encode(), b"https" if tls else b"http"))
-        return await _answer(reader, writer)
-    except (asyncio.IncompleteReadError, struct.error, IndexError):
-        return False, "the connection ended without an answer in gRPC"
+        _ask(connection, address.authority.decode(), service.encode(), "https" if tls else "http")
+        left = _BOUND
+        while not answer.is_whole and left > 0:
+            writer.write(connection.data_to_send())
+            data = await reader.read(left)
+            if not data:
+                return False, "the connection ended without an answer in gRPC"
+            left -= len(data)
+            for event in connection.receive_data(data):
+                answer.feed(event)
+    except ProtocolError:
+        return False, "an answer that is not gRPC"
     finally:
         writer.transport.abort()
+    return answer.verdict()
 
 
-def request(authority: bytes, service: bytes, scheme: bytes) -> bytes:
-    fields = [
-        (b":method", b"POST"),
-        (b":scheme", scheme),
-        (b":path", b"/grpc.health.v1.Health/Check"),
-        (b":authority", authority),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-        (b"user-agent", b"gateway-probe"),
+def _ask(connection: H2Connection, authority: str, service: bytes, scheme: str) -> None:
+    head = [
+        (":method", "POST"),
+        (":scheme", scheme),
+        (":path", "/grpc.health.v1.Health/Check"),
+        (":authority", authority),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("user-agent", "gateway-probe"),
     ]
-    head = b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
-    message = b"\x0a" + _number(len(service), 7) + service if service else b""  # HealthCheckRequest.service
-    body = struct.pack(">BI", 0, len(message)) + message
-    return (
-        PREFACE
-        + frame(SETTINGS, 0, 0, b"")
-        + frame(HEADERS, END_HEADERS, _STREAM, head)
-        + frame(DATA, END_STREAM, _STREAM, body)
-    )
+    message = bytes((0x0A, len(service))) + service if service else b""  # HealthCheckRequest: service = 1
+    connection.initiate_connection()
+    connection.send_headers(_STREAM, head)
+    connection.send_data(_STREAM, b"\x00" + len(message).to_bytes(4, "big") + message, end_stream=True)
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+class Answer:
+    """What came so far: the message, behind its five bytes of prefix, and the status that may come instead."""
 
+    def __init__(self) -> None:
+        self.body = b""
+        self.status = b""  # `grpc-status`: 5 is NOT_FOUND, a service that the server does not know
+        self.is_whole = False
 
-def state(message: bytes) -> int:
-    """HealthCheckResponse.status of a gRPC message; 0 (UNKNOWN) is not sent."""
-    body = message[5:]
-    return body[1] if len(body) >= 2 and body[0] == 0x08 else 0
+    def __repr__(self) -> str:
+        return f"<Answer {self.body!r} status {self.status!r}{' whole' if self.is_whole else ''}>"
 
+    def feed(self, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            self.body += event.data
+        elif isinstance(event, ResponseReceived | TrailersReceived):
+            self.status = next((value for name, value in event.headers if name == b"grpc-status"), self.status)
+        elif isinstance(event, StreamEnded | StreamReset | ConnectionTerminated):
+            self.is_whole = True
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[bool, str]:
-    message, size = b"", 0
-    while size < _BOUND:
-        head = await reader.readexactly(9)
-        length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
-        if length > _BOUND:
-            break
-        payload = await reader.readexactly(length)
-        size += 9 + length
-        if kind == SETTINGS and not flags & ACK:
-            writer.write(frame(SETTINGS, ACK, 0, b""))
-        elif kind == PING and not flags & ACK:
-            writer.write(frame(PING, ACK, 0, payload))
-        elif kind in (RST_STREAM, GOAWAY):
-            return False, "gRPC: the stream was reset"
-        elif kind == DATA:
-            message += payload[1 : length - payload[0]] if flags & PADDED else payload
-            if len(message) >= 5 and len(message) >= 5 + int.from_bytes(message[1:5], "big"):
-                found = state(message)
-                return found == SERVING, f"gRPC: {STATES.get(found, 'a state that is none')}"
-        elif kind == HEADERS and flags & END_STREAM:
-            return False, "gRPC: an error instead of a state"  # an unknown service is one: NOT_FOUND
-    return False, "an answer that is not gRPC"
-
-
-def _string(text: bytes) -> bytes:
-    return _number(len(text), 7) + text
-
-
-def _number(value: int, bits: int) -> bytes:
-    """An integer with a prefix of `bits` (RFC 7541, 5.1); below 127 it is protobuf's varint as well."""
-    most = (1 << bits) - 1
-    if value < most:
-        return bytes((value,))
-    found = bytearray((most,))
-    value -= most
-    while value >= 128:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    def verdict(self) -> tuple[bool, str]:
+        if self.status not in (b"", b"0"):
+            return False, f"gRPC: status {self.status.decode('latin-1')} instead of a state"
+        length = int.from_bytes(self.body[1:5], "big")
+        message = self.body[5 : 5 + length]
+        if len(self.body) < 5 + length or self.body[:1] != b"\x00":
+            return False, "an answer that is not gRPC"
+        # HealthCheckResponse: status = 1, and 0 (UNKNOWN) is not sent.
+        state = message[1] if message[:1] == b"\x08" and len(message) > 1 else 0
+        return state == SERVING, f"gRPC: {STATES.get(state, 'a state that is none')}"
