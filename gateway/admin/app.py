@@ -92,6 +92,8 @@ class _Door:
         try:
             deadline = float(given) if given is not None else None
         except ValueError:
+            deadline = -1.0
+        if deadline is not None and not deadline >= 0:  # NaN is not, either
             return _json({"problems": [f"deadline is seconds, not {given}"]}, 400)
         return await self._aim(request, lambda target: self.view.drain(target, deadline))
 

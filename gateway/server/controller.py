@@ -14,7 +14,6 @@ from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from gateway import plugin
@@ -33,8 +32,8 @@ from gateway.control.watch import Watcher
 from gateway.garbage import settle
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
+from gateway.server.door import Door
 from gateway.server.lookups import Loop
-from gateway.server.stoppable import Stoppable
 from gateway.server.view import View
 from gateway.server.zone import (
     CONTROLLER,
@@ -112,9 +111,7 @@ class Controller:
         loop.add_signal_handler(signal.SIGUSR1, self._on_wanted)
         gateway = self.reloader.settings.gateway
         admin = make_admin(View(self), address=gateway.admin[0], token=read_token(gateway.admin_token_file))
-        server = Stoppable(
-            uvicorn.Config(admin, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none")
-        )
+        server = Door(admin)
         loop.add_signal_handler(signal.SIGTERM, server.stop)
         self._apply(self.reloader.published, self.reloader.settings)
         settle()

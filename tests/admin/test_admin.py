@@ -110,8 +110,13 @@ def test_a_target_is_drained_and_undrained(client: TestClient, gateway: Gateway,
 def test_a_drain_may_have_a_deadline_in_seconds(client: TestClient, gateway: Gateway) -> None:
     assert client.post("/drain", params={"target": "iris", "deadline": "90.5"}).status_code == 200
     assert gateway.deadlines == [90.5]
-    refused = client.post("/drain", params={"target": "iris", "deadline": "soon"})
-    assert (refused.status_code, refused.json()) == (400, {"problems": ["deadline is seconds, not soon"]})
+
+
+@pytest.mark.parametrize("deadline", ["soon", "nan", "-1", ""])
+def test_a_deadline_that_is_no_time_drains_nothing(client: TestClient, gateway: Gateway, deadline: str) -> None:
+    refused = client.post(f"/drain?target=iris&deadline={deadline}")
+    assert (refused.status_code, refused.json()) == (400, {"problems": [f"deadline is seconds, not {deadline}"]})
+    assert gateway.drained == []
 
 
 def test_an_unknown_target_is_404_and_none_at_all_400(client: TestClient, gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.e2e.harness_upstream import (
     saying_once,
     streaming,
 )
+from tests.e2e.harness_wire import connect
 
 FIELDS = [
     "time", "request_id", "client", "principal", "principal_name", "method", "path", "host", "model", "version",
@@ -268,3 +270,14 @@ def test_the_public_port_has_none_of_the_operators_doors(gateway: Gateway, clien
     for path in ("metrics", "status", "healthz", "readyz"):
         assert client.get(f"/{path}").status_code == 404
     assert client.post("/reload").status_code == 404
+
+
+# --- the operator's door, and what may be sent there ---
+
+
+def test_a_head_without_end_is_refused_at_the_operators_door_too(gateway: Gateway) -> None:
+    for head in (b"x: " + b"a" * 2**20, b"".join(b"x-%d: a\r\n" % i for i in range(10_000))):
+        with connect("127.0.0.1", gateway.admin_port) as wire:
+            with suppress(ConnectionError):  # it is refused before all of it is sent
+                wire.send(b"GET /status HTTP/1.1\r\nhost: localhost\r\n" + head)
+            assert wire.read_until(b"\r\n").startswith(b"HTTP/1.1 431 ")
