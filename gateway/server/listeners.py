@@ -12,6 +12,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from gateway.config.settings import GatewaySettings
+from gateway.server.zone import NAME as ZONE_NAME
 
 VARIABLE = "GATEWAY_HANDOVER"  # what a master tells its successor, as JSON: numbers of inherited file descriptors
 _BACKLOG = 4096  # connections that wait to be accepted, as nginx has 511 and HAProxy 4096
@@ -44,7 +45,11 @@ def inherited(environ: MutableMapping[str, str] = os.environ) -> Handover | None
     if text is None:
         return None
     handover = Handover(**json.loads(text))
-    return handover if handover.predecessor == os.getppid() else None  # a variable that somebody's shell has kept
+    try:  # not by our parent: it may have died since, and what it left is all that listens
+        is_ours = os.readlink(f"/proc/self/fd/{handover.zone}").startswith(f"/memfd:{ZONE_NAME} ")
+    except OSError:
+        is_ours = False
+    return handover if is_ours else None  # a variable that somebody's shell has kept
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gateway.core.standing import Cells as Words
 from gateway.core.work import Cells
 from gateway.stores.leases import SharedLeases, size_of
 
+NAME: Final = "gateway-zone"  # of the memory, in /proc
 WORKERS: Final = 64  # rows; more workers than cores of today's largest machines need
 
 # Words of the header, 8 bytes each, and who writes them.
@@ -124,7 +125,7 @@ class Zone:
     @classmethod
     def create(cls, bucket_bytes: int) -> "Zone":
         """A fresh zone. Pages are touched when they are used, so that size costs address space only."""
-        fd = os.memfd_create("gateway-zone", os.MFD_CLOEXEC)
+        fd = os.memfd_create(NAME, os.MFD_CLOEXEC)
         size = _FIXED + _LEASES + bucket_bytes
         os.ftruncate(fd, size)
         zone = cls(fd, size)

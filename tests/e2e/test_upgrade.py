@@ -108,3 +108,17 @@ def test_a_stop_during_a_handover_ends_both(demo: DemoModel) -> None:
         gateway.popen.send_signal(signal.SIGTERM)
         assert gateway.popen.wait(30) == 0
         until(lambda: not gateway.members(), "the successor's end", 20)
+
+
+def test_a_successor_takes_over_from_a_master_that_is_killed_while_it_starts(demo: DemoModel) -> None:
+    with Gateway({"demo": served([demo.url])}, {"gateway": {"workers": 2, "shutdown": {"grace": "30s"}}}) as gateway:
+        before = {*children_of(gateway.pid)}
+        with Load(gateway, rate=50, connections=8, streams=2, tokens=40) as load:
+            gateway.popen.send_signal(signal.SIGUSR2)
+            (successor,) = until(lambda: {*children_of(gateway.pid)} - before, "the successor")
+            gateway.popen.kill()
+            gateway.popen.wait()
+            until(lambda: serving(gateway) == successor, "its taking over")
+            load.run_for(0.5)
+        assert load.failures == []
+        end(gateway)
