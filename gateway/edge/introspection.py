@@ -30,6 +30,7 @@ _REFUSED_REMEMBERED = 10_000
 _LONGEST = 64 * 1024  # bytes of an answer
 _MOST_WAITING = 64  # tokens that are asked about; one more is 503
 _MOST_OF_ONE = 16  # for one address, so that nobody takes the places of all others
+_STEP = 1.0  # seconds that a clock which is set right all the time may go back
 _NAMES = ("sub", "username", "client_id")  # who it is, the first that is there (RFC 7662, 2.2)
 
 
@@ -48,12 +49,17 @@ class Introspector:
         self._running: dict[bytes, asyncio.Task[Principal]] = {}
         self._waiting: dict[str, int] = {}  # of these, by address
         self._is_down = False
+        self._seen = 0.0  # the latest moment
 
     def recall(self, token: bytes, now: float) -> Principal | None:
         """Whose token this is, if that is known already. Raises Unauthenticated for one that was refused a moment ago,
         or could not be one. `now` is seconds since the epoch."""
         if not token or len(token) > LONGEST_TOKEN:
             refuse("of impossible length")
+        if now < self._seen - _STEP:  # the clock was set back: what it said of how long does not hold any more
+            self._active.clear()
+            self._refused.clear()
+        self._seen = now
         digest = self._digest(token)
         known = self._active.get(digest)
         if known is not None and now < known[1]:

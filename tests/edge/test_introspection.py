@@ -277,3 +277,15 @@ def test_a_token_of_impossible_length_is_not_asked_about(credential: bytes) -> N
     with pytest.raises(Unauthenticated):
         call(one, credential, "introspection")
     assert issuer.asked == []
+
+
+def test_nothing_is_remembered_for_longer_since_the_clock_was_set_back() -> None:
+    """A revoked token stayed good for as long as the clock had been ahead, and a refused one locked out."""
+    one, issuer = make(said(GOOD), said({"active": False}))
+    look(one)
+    assert look(one, now=NOW - 0.5).id == "https://i/|alice"  # a step of a clock that is kept right
+    with pytest.raises(Unauthenticated):
+        look(one, now=NOW - 3600)
+    issuer.answers = [said(GOOD)]
+    assert look(one, now=NOW - 7200).id == "https://i/|alice"
+    assert len(issuer.asked) == 3
