@@ -61,13 +61,20 @@ class State:
 
 
 def ensure_secret(path: Path, secret: bytes) -> None:
-    """Write what signs session cookies, unless there is something. Several gateways that share clients share it. Raises
-    OSError."""
+    """Write what signs session cookies, unless there is something. Several gateways that share clients share it. On a
+    full disk nothing is left: with an empty one no gateway would start again. Raises OSError."""
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secret)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        pass
+        return
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _claimed(folder: Path, handover: Handover | None) -> int:

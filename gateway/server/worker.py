@@ -123,6 +123,7 @@ class Worker:
             grace=self.settings.gateway.shutdown.grace,
         )
         self.due = math.inf  # when the next sweep should be
+        self.is_reading = False  # the last sweep left deadlines to this one
         self.look = 0  # sweeps
         self.watchdog = Watchdog(self.settings.gateway.watchdog.stall, self.settings.gateway.watchdog.kill)
         self.give_back = GiveBack()
@@ -283,11 +284,16 @@ class Worker:
     def _sweep(self) -> None:
         self.loop.call_later(_SWEEP_SECONDS, self._sweep)  # first: one bad turn must not be the last
         now = monotonic()
+        late, self.due = now - self.due, now + _SWEEP_SECONDS
         blamed = self.watchdog.tick(now)
         if blamed is not None:
             self.runtime.recorder.totals.count_stall(blamed)
-        self._weigh(now)
-        self.runtime.deadlines.sweep(now)
+        self._weigh(now, late)
+        # Timers come before sockets: after a standstill (a frozen container, a stopped process) what seems overdue may
+        # have come long since, and is read before the next sweep.
+        self.is_reading = late > _SWEEP_SECONDS and not self.is_reading
+        if not self.is_reading:
+            self.runtime.deadlines.sweep(now)
         self.give_back.see(len(self.server.server_state.connections))
         if self.look % 2 == 0:
             bound = self.settings.gateway.limits.unfinished_bytes
@@ -296,12 +302,11 @@ class Worker:
                 refused = self.runtime.recorder.totals.connections_refused
                 refused["unfinished"] = refused.get("unfinished", 0) + cut
 
-    def _weigh(self, now: float) -> None:
+    def _weigh(self, now: float, late: float) -> None:
         """Whether this worker has too much to do."""
         overload = self.runtime.overload
         was = bool(overload.share)
-        overload.see_lag(now, now - self.due)
-        self.due = now + _SWEEP_SECONDS
+        overload.see_lag(now, late)
         self.look += 1
         if self.look % _WEIGH_EVERY == 0:
             overload.see_memory(memory.used(self.settings.gateway.overload.memory))

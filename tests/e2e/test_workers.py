@@ -1,17 +1,20 @@
 """Processes that die: who notices, what is lost, what is not."""
 
 import os
+import resource
 import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from gateway.server.state import ensure_secret
 from tests.e2e.harness import DemoModel, Gateway, served, temporary_folder, until
 from tests.e2e.harness_load import READY, Load, worker_of
 from tests.e2e.harness_upstream import RawUpstream, hanging, saying_once, streaming
@@ -192,6 +195,23 @@ def test_what_waits_for_a_worker_that_died_is_accepted_by_its_successor(demo: De
             assert [answer.result() for answer in answers] == [200] * 4
 
 
+def test_what_came_while_a_worker_stood_still_is_read_before_anything_is_overdue() -> None:
+    """As in a container that was frozen: its streams were cut, and their endpoint left out as one that fails."""
+    with (
+        RawUpstream(streaming([b"1"] * 60, every=0.05)) as upstream,
+        Gateway({"demo": served([upstream.url], timeouts={"idle": "1s"})}) as gateway,
+        gateway.client() as client,
+        ExitStack() as stack,
+    ):
+        streams = [stack.enter_context(client.stream("GET", READY)) for _ in range(6)]
+        (pid,) = gateway.pids()
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+        assert [stream.read().count(b"data: 1") for stream in streams] == [60] * 6
+        assert "left out" not in gateway.output
+
+
 def ask(gateway: Gateway) -> int:
     with gateway.client() as client:
         return int(client.get(READY).status_code)
@@ -219,6 +239,30 @@ def test_a_worker_takes_a_dead_ones_place_though_the_folder_of_state_was_emptied
         assert (state / "gateway.pid").read_text() == f"{gateway.pid}\n"
         assert (state.stat().st_mode & 0o777, (state / "session.secret").stat().st_mode & 0o777) == (0o700, 0o600)
         until((state / "metrics" / "worker-0").exists, "the counts")
+
+
+def test_a_full_disk_leaves_no_secret_with_which_no_gateway_would_start(tmp_path: Path) -> None:
+    secret, (soft, hard) = tmp_path / "session.secret", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError):
+            ensure_secret(secret, b"s" * 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not secret.exists()
+    ensure_secret(secret, b"s" * 64)
+    ensure_secret(secret, b"another")
+    assert (secret.read_bytes(), secret.stat().st_mode & 0o777) == (b"s" * 64, 0o600)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_gateway_whose_standard_output_is_closed_serves(demo: DemoModel, closed: str) -> None:
+    """Also with the log there: it must not be written into what was opened next."""
+    with Gateway({"demo": served([demo.url])}, prefix=["sh", "-c", f'exec "$@" {closed}', "sh"]) as gateway:
+        assert ask(gateway) == 200
+        first = [os.readlink(f"/proc/{gateway.pids()[0]}/fd/{number}") for number in range(3)]
+        assert first[1] == "/dev/null"
+        assert "socket" not in str(first)
 
 
 def test_a_gateway_says_that_its_folder_of_state_is_anothers(demo: DemoModel) -> None:
