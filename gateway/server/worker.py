@@ -133,6 +133,7 @@ class Worker:
     async def run(self) -> None:
         place, loop = self.place, self.loop
         await asyncio.to_thread(self.certificates.reload, is_quick=True)  # soon again, in `_swap`
+        loop.set_exception_handler(_tell)
         loop.add_signal_handler(signal.SIGHUP, self._on_published)
         loop.add_signal_handler(signal.SIGUSR1, self._flush)
         loop.add_signal_handler(signal.SIGTERM, self._end)
@@ -393,6 +394,14 @@ def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
         await worker.run()
 
     uvloop.run(main())
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong in the loop itself. Not that uvloop goes on with the handshake of a connection that was given up
+    meanwhile, since a client left or a hedge was won: that is an error with a traceback for each of them."""
+    error = context.get("exception")
+    if not (isinstance(error, RuntimeError) and str(error).endswith("the handler is closed")):
+        loop.default_exception_handler(context)
 
 
 def _ignore_terminal() -> None:

@@ -19,7 +19,9 @@ from gateway.errors import (
     UpstreamInvalid,
     UpstreamTimeout,
     UpstreamTruncated,
+    UpstreamUntrusted,
 )
+from gateway.upstream.faults import why_unwanted
 from gateway.upstream.reply import Reply
 
 _READ_BOUND: Final = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
@@ -89,7 +91,7 @@ class Connection(asyncio.Protocol):
         # Without a length, only a clean end is one: no reset, no TLS without its close_notify (RFC 9112, 9.8).
         is_whole = self.reply.is_complete or (self.is_ended and self.reply.feed_eof())
         if not self.is_idle and self.error is None and not is_whole:
-            self.error = self._why_lost(is_reset=isinstance(exc, ConnectionError))
+            self.error = self._why_lost(exc)
         self.reply.parser = cast(Any, None)  # the parser holds the reply, and that what nobody has taken
         self._wake()
 
@@ -241,12 +243,16 @@ class Connection(asyncio.Protocol):
                     return
                 self.data_received(data)
 
-    def _why_lost(self, *, is_reset: bool) -> GatewayError:
+    def _why_lost(self, exc: Exception | None) -> GatewayError:
         if self.reply.is_head_done:
             return UpstreamTruncated()
-        window = _RESET_WINDOW if is_reset else _STALE_WINDOW
-        if self.is_reused and not self.received and monotonic() - self.sent_at < window:
-            return StaleConnection()
+        if not self.received:
+            unwanted = why_unwanted(exc)
+            if unwanted is not None:
+                return UpstreamUntrusted(unwanted)
+            window = _RESET_WINDOW if isinstance(exc, ConnectionError) else _STALE_WINDOW
+            if self.is_reused and monotonic() - self.sent_at < window:
+                return StaleConnection()
         return UpstreamClosed()
 
     def _wake(self) -> None:

@@ -87,6 +87,30 @@ def test_a_certificate_that_proves_nothing_is_a_502_that_says_why(
         assert upstream.requests == []
 
 
+def test_a_server_that_asks_for_a_certificate_or_does_not_trust_ours_is_a_502_that_says_so(
+    gateway: Gateway, folder: Path
+) -> None:
+    """In TLS 1.3 it says so behind the handshake: that was a server that closed the connection without an answer."""
+    with serving(server_tls(folder, make("127.0.0.1"), verify_mode=ssl.CERT_REQUIRED)) as upstream:
+        assert gateway.reload(model(upstream, ca=trust(folder))) == []
+        assert ask(gateway) == (502, "The model server asks for a client certificate.")
+        sign(Leaf(["gateway"], usage=CLIENT), make_authority("Stranger")).write(folder, "strange")
+        mine = {"client_cert": folder / "strange.crt", "client_key": folder / "strange.key"}
+        assert gateway.reload(model(upstream, ca=trust(folder), **mine)) == []
+        assert ask(gateway) == (502, "The model server does not trust the CA of the gateway's certificate.")
+        assert upstream.requests == []
+
+
+def test_a_client_that_leaves_in_a_handshake_upstream_is_no_error_of_ours(gateway: Gateway, folder: Path) -> None:
+    with serving(server_tls(folder, make("127.0.0.1"))) as upstream:
+        assert gateway.reload(model(upstream, insecure=True)) == []
+        for _ in range(30):
+            with gateway.raw() as client:
+                client.send(b"POST /models/m/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
+        until(lambda: gateway.in_flight() == 0, "the end of every lease")
+    assert "Fatal error" not in gateway.output
+
+
 def test_without_a_word_about_it_the_systems_cas_decide(gateway: Gateway, folder: Path) -> None:
     with serving(server_tls(folder, make("127.0.0.1"))) as upstream:
         gateway.reload(model(upstream))
