@@ -2,8 +2,8 @@
 
 Their outer one: fields may be pairs of any kind to ASGI, and bodies anything like bytes, and so Starlette's own answers
 have them; the layers around, which may be compiled, know tuples and bytes alone. Their inner one does the same for what
-they hand on, and what they made of a request's fields must still be fields: a plugin that copies a decoded parameter
-into a field would otherwise let a client write a second request to the model server. A route without plugins has no
+they hand on, and what they made of a request's line and fields must still be that: a plugin that copies a decoded
+parameter there would otherwise let a client write a second request to the model server. A route without plugins has no
 such layer: the server's parser and `config/` have looked at everything else.
 """
 
@@ -16,12 +16,13 @@ from gateway.core.body import Receiver
 from gateway.core.headers import serialise
 from gateway.model import Header
 
+_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]*\?[\x21-\x7e]*")  # RFC 9110, 9.1; RFC 9112, 3.2
 # RFC 9110, 5.1 and 5.5; names in lower case, as all layers compare them.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 
 
 class Checked:
-    """Raises RuntimeError, which is answered 500, for a field that is none, or more than one.
+    """Raises RuntimeError, which is answered 500, for a field that is none, or more than one, and for such a line.
 
     A coroutine, unlike most layers behind it: to a plugin all that it calls is one, and fails when it is awaited."""
 
@@ -34,6 +35,9 @@ class Checked:
             lines = serialise(headers)
             if lines.count(b"\n") != len(headers) or _FIELDS.fullmatch(lines) is None:
                 raise RuntimeError("a plugin left a header field that cannot be sent")
+            path: bytes = scope["exchange"].path or scope["raw_path"]  # where a route is known, or is yet to be found
+            if _LINE.fullmatch(b"%b %b?%b" % (scope["method"].encode(), path, scope["query_string"])) is None:
+                raise RuntimeError("a plugin left a request line that cannot be sent")
             if not isinstance(receive, Receiver):
                 receive = _received(receive)
         await self.app(scope, receive, send)
@@ -63,4 +67,5 @@ def _received(receive: Receive) -> Receive:
 
 
 def _pairs(headers: Iterable[Iterable[bytes]]) -> list[Header]:
-    return [(name, value) for name, value in headers]
+    """Names in lower case, as all layers compare them: a Content-Length that is not found has another beside it."""
+    return [(name.lower(), value) for name, value in headers]

@@ -71,6 +71,35 @@ class Smuggles(Raises):
         await self.app(scope, receive, send)
 
 
+class SmugglesInLine(Raises):
+    """The same, into the part of the request line that the path names."""
+
+    async def __call__(self, scope, receive, send):
+        said = bytes.fromhex(scope["query_string"].decode())
+        place = scope["path"].rpartition("/")[2]
+        if place == "path":
+            exchange_of(scope).path = b"/" + said
+        else:
+            scope[place] = said.decode() if place == "method" else said
+        await self.app(scope, receive, send)
+
+
+class Shouts(Raises):
+    """Has names as HTTP shows them, not as ASGI wants them, in both directions."""
+
+    async def __call__(self, scope, receive, send):
+        async def sent(message):
+            if message["type"] == "http.response.start":
+                fields = [*message["headers"], (b"Content-Length", b"3"), (b"Transfer-Encoding", b"chunked")]
+                message["headers"] = [header for header in fields if header[0] != b"content-length"]
+            elif message["type"] == "http.response.body":
+                message["body"] = b"abc"
+            await send(message)
+
+        scope["headers"] = [*scope["headers"], (b"X-Gateway-User", b"root")]
+        await self.app(scope, receive, sent)
+
+
 class BreaksOff(Raises):
     """Raises when a part of the answer has gone out."""
 
@@ -158,7 +187,7 @@ class Answers(Raises):
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 NAMES = ["Raises", "Exits", "Injects", "InjectsAlways", "BreaksOff", "Silent", "Mute", "Lies", "Cancels", "Refuses",
-         "Answers", "Smuggles", "Tasks", "Lists"]  # fmt: skip
+         "Answers", "Smuggles", "SmugglesInLine", "Shouts", "Tasks", "Lists"]  # fmt: skip
 
 
 class Counter:
@@ -295,6 +324,24 @@ def test_a_plugin_cannot_be_made_to_write_a_second_field_or_request_to_the_model
     answer = client.get(f"/models/smuggles/x?{said.encode().hex()}")
     assert (answer.status_code, counter.count) == (500, before)
     assert client.get(f"/models/smuggles/x?{b'fine'.hex()}").status_code == 200
+
+
+@pytest.mark.parametrize("place", ["method", "query_string", "path"])
+def test_nor_can_it_be_made_to_end_the_request_line(client: httpx2.Client, counter: Counter, place: str) -> None:
+    before = counter.count
+    for said in ("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET", "a b", "a\nb", "\x00", "\xe9"):
+        assert client.get(f"/models/smugglesinline/{place}?{said.encode().hex()}").status_code == 500
+    assert counter.count == before
+    assert client.get(f"/models/smugglesinline/{place}?{b'POST'.hex()}").status_code == 200
+
+
+def test_a_length_that_a_plugin_spells_in_capitals_is_the_answers_only_one(gateway: Gateway) -> None:
+    with gateway.raw() as wire:
+        for _ in range(2):  # on one connection: each ends where it says
+            wire.send(b"GET /models/shouts/x HTTP/1.1\r\nhost: a\r\n\r\n")
+            answer = wire.read_response()
+            assert (answer.status, answer.body) == (200, b"abc")
+            assert (answer.get("content-length"), answer.get("transfer-encoding")) == ("3", None)
 
 
 @pytest.mark.parametrize("name", ["breaksoff", "mute", "lies", "injectsalways", "cancels"])
