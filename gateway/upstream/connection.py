@@ -7,6 +7,7 @@ is closed), a stale kept-alive connection is told apart from a failure, and a wa
 import asyncio
 import contextlib
 import os
+import select
 from typing import Any, Final, cast
 
 from gateway.clock import monotonic
@@ -130,6 +131,8 @@ class Connection(asyncio.Protocol):
     async def write(self, data: bytes, idle: float) -> None:
         """Send more of the request's body; returns when the transport wants more, within `idle` seconds. Raises
         nothing: a server that broke off, answered early or stopped reading shows in the answer."""
+        if self.is_reading and self._has_word():
+            await asyncio.sleep(0)  # the loop reads it
         if self.is_closed:
             return
         self.transport.write(data)
@@ -242,6 +245,15 @@ class Connection(asyncio.Protocol):
                 if not data:
                     return
                 self.data_received(data)
+
+    def _has_word(self) -> bool:
+        """The server said something inside TLS, or left, and we have not read it. If it refused a body and closed, then
+        behind a write that meets the reset nobody could read why. (What comes while we encrypt is still lost.)"""
+        if self.transport.get_extra_info("ssl_object") is None:
+            return False  # `_read_rest` can
+        look = select.poll()
+        look.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(look.poll(0))
 
     def _why_lost(self, exc: Exception | None) -> GatewayError:
         if self.reply.is_head_done:

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -23,6 +25,7 @@ from gateway.errors import (
 )
 from gateway.upstream.connection import Connection
 from gateway.upstream.connections import Connections
+from tests.tls.makers import make, trust
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -127,19 +130,22 @@ def test_one_that_sent_too_much_or_says_close_is_not_kept(data: bytes) -> None:
     with_server(saying(data), test)
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_an_answer_ahead_of_a_reset_is_read_when_a_write_meets_the_reset_first(run: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize(("run", "scheme"), [(asyncio.run, "http"), (uvloop.run, "http"), (uvloop.run, "https")])
+def test_an_answer_ahead_of_a_reset_is_read_when_a_write_meets_the_reset_first(
+    run: Callable[[Any], None], scheme: str, tmp_path: Path
+) -> None:
     """Of a server that answers before it has all of a body, and closes. The loop hears of nothing between its answer
     and our write, as when the client's next piece is at hand in the same turn."""
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            connections = Connections(Address.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), Deadlines())
-            connection = await connections.open(5.0)
-            server, _ = listener.accept()
+            address = Address.parse(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
+            ours, theirs = contexts(tmp_path) if scheme == "https" else (None, None)
+            accepted = asyncio.create_task(asyncio.to_thread(accept, listener, theirs))
+            connection = await Connections(address, Deadlines(), ours).open(5.0)
+            server = await accepted
             connection.begin(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12345", is_head=False)
             await asyncio.sleep(0.05)
-            assert server.recv(1), "it has begun to read"
             server.sendall(b"HTTP/1.1 413 X\r\nconnection: close\r\ncontent-length: 5\r\n\r\nlarge")
             server.close()
             await connection.write(b"67890", 5.0)
@@ -148,6 +154,19 @@ def test_an_answer_ahead_of_a_reset_is_read_when_a_write_meets_the_reset_first(r
             assert connection.end(is_sent=False) is False
 
     run(asyncio.wait_for(main(), 10))
+
+
+def accept(listener: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    server, _ = listener.accept()
+    return context.wrap_socket(server, server_side=True) if context is not None else server
+
+
+def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a client and a server."""
+    make("127.0.0.1").write(folder, "server")
+    ours, theirs = ssl.create_default_context(cafile=trust(folder)), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(folder / "server.crt", folder / "server.key")
+    return ours, theirs
 
 
 def test_one_that_speaks_unasked_is_closed() -> None:
