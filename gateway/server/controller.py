@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from gateway.admin.guard import read_token
 from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Settings, UpstreamTLS
 from gateway.control import publish
 from gateway.control.engines import Engines, Source
+from gateway.control.files import proofs, watched
 from gateway.control.jwks import Jwks
 from gateway.control.keystore import Asking
 from gateway.control.probe import Prober, Target
@@ -32,36 +33,17 @@ from gateway.control.watch import Watcher
 from gateway.garbage import settle
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
+from gateway.server.crew import Crew
 from gateway.server.door import Door
 from gateway.server.lookups import Loop
 from gateway.server.view import View
-from gateway.server.zone import (
-    CONTROLLER,
-    ENDING,
-    FIRST_WORKER,
-    FLUSHED,
-    GENERATION,
-    LOADED,
-    MASTER,
-    PID,
-    STALE,
-    WANTED,
-    WORKER_COUNT,
-    Zone,
-    rows_of,
-    wanted_bit,
-)
+from gateway.server.zone import CONTROLLER, GENERATION, Zone, wanted_bit
 from gateway.tls.client import UpstreamContexts
 from gateway.tls.pair import Problem as CertificateProblem
 from gateway.tls.store import CertificateStore
 
 _log = logging.getLogger("gateway.controller")
 
-_LOAD_SECONDS = 10.0  # a worker that has not taken over a generation by then is reported
-_ROLL_SECONDS = 60.0  # and so much longer for each worker, if they are replaced one by one
-_PARTING_SECONDS = 2.0  # an idle connection is kept for one of them, see `EdgeProtocol.shutdown`
-_FLUSH_SECONDS = 0.25  # a scrape waits no longer for a worker that is busy
-_STEP = 0.01
 _KEEP_SECONDS = 1.0
 _LOOK_SECONDS = 3600.0  # certificates expire by the day
 
@@ -83,9 +65,10 @@ class Controller:
     def __init__(self, office: Office) -> None:
         self.office = office
         self.zone = office.zone
+        self.crew = Crew(office.zone)
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS, plugin.code)
-        self.watcher = Watcher(self._watched, self.reload)
+        self.watcher = Watcher(lambda: watched(office.config, self.reloader.settings), self.reload)
         self.columns = Columns(self.zone)
         self.prober = Prober(self.columns.tell)
         self.engines = Engines(self.columns.tell_engine)
@@ -141,7 +124,7 @@ class Controller:
         generation = self.reloader.published.generation
         problems = await self.reloader.reload(is_forced=is_forced)
         if self.reloader.published.generation == generation:
-            self._tell_workers(signal.SIGHUP)
+            self.crew.tell(signal.SIGHUP)
         return problems + [f"certificate {problem}" for problem in self.certificate_problems if problem.is_error]
 
     async def _look_at_certificates(self) -> None:
@@ -182,82 +165,21 @@ class Controller:
         if not task.cancelled() and task.exception() is not None:
             _log.error("a task of the controller failed", exc_info=task.exception())
 
-    def _watched(self) -> Iterable[Path]:
-        settings = self.reloader.settings
-        yield self.office.config
-        if settings.auth.key_store is None:
-            yield settings.auth.keys
-        if settings.auth.htpasswd is not None:
-            yield settings.auth.htpasswd
-        if settings.auth.introspection is not None and settings.auth.introspection.secret_file is not None:
-            yield settings.auth.introspection.secret_file
-        yield settings.tls.certificates
-        yield self.office.config.resolve().parent / "plugins"
-        for asked in settings.tls.client_ca.values():
-            yield from (path for path in (asked.file, asked.crl) if path is not None)
-        for tls in _proofs(settings):
-            yield from tls.files
-        for model in settings.models.values():
-            if model.upstream_auth is not None and model.upstream_auth.value_file is not None:
-                yield model.upstream_auth.value_file
-        for issuer in settings.auth.jwt:
-            files = (issuer.jwks_file, issuer.public_key_file, issuer.secret_file, issuer.revoked_file)
-            yield from (path for path in files if path is not None)
-
     # --- generations ---
 
     async def _announce(self, published: Published, settings: Settings) -> list[str]:
-        """Tell the workers of a new generation, and wait until all have it; -> which have not."""
+        """Of a new generation; -> which workers have not taken it over."""
         self._apply(published, settings)
         self.zone.header[GENERATION] = published.generation
-        self._tell_workers(signal.SIGHUP)
-        is_rolling = False
-        end = time.monotonic() + _LOAD_SECONDS
-        while time.monotonic() < end:
-            if all(row[LOADED] >= published.generation for row in self.rows()):
-                await self._part(_PARTING_SECONDS if is_rolling else 0.0)
-                return []
-            if not is_rolling and any(row[STALE] for row in self.rows()):
-                is_rolling = True
-                os.kill(self.zone.header[MASTER], signal.SIGRTMIN)
-                end += _ROLL_SECONDS * self.zone.header[WORKER_COUNT]
-            await asyncio.sleep(_STEP)
-        return [
-            f"worker {row[PID]} still serves generation {row[LOADED]}"
-            for row in self.rows()
-            if row[LOADED] < published.generation
-        ]
-
-    async def _part(self, seconds: float) -> None:
-        """Wait until workers that end have told their idle clients so: who asks from then on meets the new code."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and any(row[PID] and row[ENDING] for row in self.all_rows()):
-            await asyncio.sleep(_STEP)
-
-    def _tell_workers(self, number: signal.Signals) -> None:
-        for row in self.all_rows():
-            if row[PID]:
-                with contextlib.suppress(ProcessLookupError):  # one that died in this instant is the master's business
-                    os.kill(row[PID], number)
-
-    def rows(self) -> list[memoryview]:
-        """Of the workers that serve; one that starts reads what was published last, one that ends takes no new work."""
-        return [row for row in self.all_rows() if row[PID] and not row[ENDING]]
-
-    def all_rows(self) -> list[memoryview]:
-        return [self.zone.workers[slot] for slot in self.slots()]
-
-    def slots(self) -> range:
-        """The rows of the zone that our workers have, or may be given."""
-        return rows_of(self.zone.header[FIRST_WORKER], self.zone.header[WORKER_COUNT])
+        return await self.crew.take_over(published.generation)
 
     def _apply(self, published: Published, settings: Settings) -> None:
         """Take over a generation: what is to be probed, whose keys are to be kept fresh."""
         self.columns.assign(published.slots)
         self.prober.update(self._targets(settings))
         self.engines.update(self._sources(settings))
-        self.contexts.retain(set(_proofs(settings)))
-        self.grpc_contexts.retain(set(_proofs(settings)))
+        self.contexts.retain(set(proofs(settings)))
+        self.grpc_contexts.retain(set(proofs(settings)))
         self._warn_of_insecure(settings)
         if settings.auth.jwt != self.issuers:
             self.issuers = list(settings.auth.jwt)
@@ -345,32 +267,10 @@ class Controller:
 
     def _on_wanted(self) -> None:
         """A worker saw a token of a key that its issuer did not have when last asked."""
-        wanted = 0
-        for row in self.rows():
-            wanted |= row[WANTED]
+        wanted = self.crew.wanted()
         for index, issuer in enumerate(self.issuers):
             if wanted & wanted_bit(index) and self.jwks is not None:
                 self._do(self.jwks.refresh(issuer.issuer))
-
-    # --- for the view ---
-
-    async def flushed(self) -> None:
-        """Have every worker write its counts, and wait for it a moment."""
-        rows = [row for row in self.all_rows() if row[PID]]
-        before = [row[FLUSHED] for row in rows]
-        self._tell_workers(signal.SIGUSR1)
-        end = time.monotonic() + _FLUSH_SECONDS
-        while time.monotonic() < end and any(row[FLUSHED] == old for row, old in zip(rows, before, strict=True)):
-            await asyncio.sleep(_STEP)
-
-
-def _proofs(settings: Settings) -> Iterator[UpstreamTLS]:
-    if settings.auth.introspection is not None:
-        yield settings.auth.introspection.tls
-    for model in settings.models.values():
-        yield from (version.upstream_tls or model.upstream_tls for version in model.versions.values())
-        if model.external is not None:
-            yield model.external.tls
 
 
 def run(office: Office) -> None:

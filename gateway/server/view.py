@@ -49,12 +49,12 @@ class View:
         return found
 
     async def totals(self) -> Totals:
-        await self.controller.flushed()
+        await self.controller.crew.flush()
         return merge(self.controller.reloader.settings.gateway.state_dir / "metrics")
 
     def endpoints(self) -> Sequence[EndpointView]:
         alive = [worker for worker, row in enumerate(self.zone.workers) if row[PID]]  # a predecessor's too
-        heard = dict.fromkeys([*alive, *self.controller.slots(), *self.zone.before()])  # outlives who heard it
+        heard = dict.fromkeys([*alive, *self.controller.crew.slots(), *self.zone.before()])  # outlives who heard it
         standings, now = [self.zone.standing[worker] for worker in heard], time.monotonic()
         return [
             EndpointView(
@@ -77,8 +77,8 @@ class View:
 
     def workers(self) -> Sequence[WorkerView]:
         """Those that run, and a line for each that should and does not."""
-        rows = self.controller.all_rows()
-        missing = self.zone.header[WORKER_COUNT] - len(self.controller.rows())
+        rows = self.controller.crew.all_rows()
+        missing = self.zone.header[WORKER_COUNT] - len(self.controller.crew.rows())
         absent = [slot for slot, row in enumerate(rows) if not row[PID]][: max(0, missing)]
         return [
             WorkerView(
