@@ -11,16 +11,15 @@ import typer
 from gateway.app import directory_of, split_of
 from gateway.cli.output import fail
 from gateway.config.load import load
-from gateway.config.policies import AllowSettings
 from gateway.config.problems import ConfigError
-from gateway.config.settings import ModelSettings, Settings, VersionSettings
+from gateway.config.settings import AllowSettings, LimitSettings, ModelSettings, Settings, VersionSettings
 from gateway.core.dispatch import Target, as_served, header_text
 from gateway.core.endpoint import Endpoint, Health, Row
 from gateway.core.headers import get
 from gateway.core.pick import make as make_policy
 from gateway.core.pool import Pool
 from gateway.edge.hashkey import key_of
-from gateway.edge.match import BODY_METHODS, model_in
+from gateway.edge.match import BODY_METHODS, host_name, model_in
 from gateway.edge.rewrite import PathRules
 from gateway.edge.transform import rename
 from gateway.errors import GatewayError
@@ -109,7 +108,7 @@ def _explain(settings: Settings, scope: dict[str, Any], body: bytes) -> Iterator
 def _target(settings: Settings, scope: dict[str, Any], body: bytes) -> tuple[Target | None, str]:
     headers: list[Header] = scope["headers"]
     named = {name: header_text(value) for name, value in headers if name in (b"x-model", b"x-model-version")}
-    host = (get(headers, b"host") or b"").decode("latin-1").partition(":")[0].lower()
+    host = host_name(get(headers, b"host") or b"")
     directory = directory_of(settings)
     target = directory.target(host, scope["raw_path"], named.get(b"x-model"), named.get(b"x-model-version"))
     why = "x-model" if b"x-model" in named else "its own host or prefix" if target and not target.named else "the path"
@@ -130,7 +129,7 @@ def _policies(model: ModelSettings) -> Iterator[str]:
     if model.hide:
         yield "hide       who may not call it is answered as for a model that does not exist"
     for limit in model.limits:
-        yield f"limit      {limit.rate} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
+        yield f"limit      {_most(limit)} per {limit.per}" + (f", burst {limit.burst}" if limit.burst else "")
     for entry in model.plugins:
         yield f"plugin     {entry.use}"
     if model.hedge is not None:
@@ -146,6 +145,12 @@ def _policies(model: ModelSettings) -> Iterator[str]:
         yield f"retry      up to {retry.attempts} attempts on {', '.join(retry.when)}"
     if model.sticky is not None:
         yield f"sticky     cookie {model.sticky.cookie}: a valid one decides version and endpoint"
+
+
+def _most(limit: LimitSettings) -> str:
+    if limit.rate is None:
+        return f"{limit.in_flight} in flight"
+    return limit.rate if limit.unit == "requests" else f"{limit.rate} of {limit.unit}"
 
 
 def _whom(rule: AllowSettings) -> str:
@@ -164,15 +169,17 @@ def _upstream(target: Target, version: str, model: ModelSettings, scope: dict[st
     yield f"path       {path.decode('latin-1')}  (as the upstream sees it)"
     if target.is_in_body and target.named and target.named != served:
         yield f"body       {rename(body, served).decode('utf-8', 'replace')[:200]}  (renamed)"
-    yield from _endpoint(arm, model, scope)
+    yield from _endpoint(arm, model, scope, body)
 
 
-def _endpoint(arm: VersionSettings, model: ModelSettings, scope: dict[str, Any]) -> Iterator[str]:
+def _endpoint(arm: VersionSettings, model: ModelSettings, scope: dict[str, Any], body: bytes) -> Iterator[str]:
     """As if all were up and idle; `gateway status` knows how they are."""
     balance = arm.balance or model.balance
     cells = [Health.DRAINING if endpoint.drain else Health.UP for endpoint in arm.endpoints]
     row = Row(cells, [0] * len(cells))
     endpoints = [Endpoint(e.url, slot, row, e.weight) for slot, e in enumerate(arm.endpoints)]
+    for endpoint, each in zip(endpoints, arm.endpoints, strict=True):
+        endpoint.tier = each.tier
     pool = Pool("", "", endpoints, make_policy(balance, endpoints), ("", None))
     candidates = pool.candidates()
     if not candidates:
@@ -180,7 +187,8 @@ def _endpoint(arm: VersionSettings, model: ModelSettings, scope: dict[str, Any])
         return
     read = key_of(balance)
     exchange = Exchange("", 0.0, scope["client"][0])
-    key = read(scope, exchange) if read is not None else b""
-    chosen = pool.policy.pick(candidates, key, 0.0, Random())
-    because = f"{balance.policy} of {len(candidates)}" + (f", hashing {key.decode('latin-1')!r}" if read else "")
+    exchange.body = body
+    key = read(scope, exchange) if read is not None else None  # None too where it is the prompt: nothing is known of it
+    chosen = pool.policy.pick(candidates, key or b"", 0.0, Random())
+    because = f"{balance.policy} of {len(candidates)}" + (f", hashing {key.decode('latin-1')!r}" if key else "")
     yield f"endpoint   {chosen.url}  ({because}, if all are up and idle)"

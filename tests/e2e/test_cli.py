@@ -145,7 +145,7 @@ def explain(folder: Path, *arguments: str) -> dict[str, str]:
     done = run("explain", *arguments, folder=folder)
     assert done.code == 0, done.err + done.out
     pairs = [line.split(maxsplit=1) for line in done.out.splitlines()]
-    return {pair[0]: pair[1] for pair in pairs}
+    return {pair[0]: pair[1] for pair in pairs}  # of several with one name, the last
 
 
 def test_explain_tells_where_a_request_would_go_and_why(folder: Path) -> None:
@@ -168,6 +168,30 @@ def test_explain_knows_bodies_headers_hosts_and_aliases(folder: Path) -> None:
     assert header["path"].startswith("/v2/models/iris-two/infer ")
     host = explain(folder, "GET", "https://llama.example.com/any")
     assert host["route"].startswith("org/llama ")
+
+
+def test_explain_knows_limits_of_any_kind_tiers_and_policies_that_read_prompts_or_bodies(folder: Path) -> None:
+    (folder / "routes.yaml").write_text(
+        """
+        models:
+          chat:
+            limits: [{in_flight: 3, per: key}, {rate: 1000/minute, unit: tokens}]
+            balance: {policy: llm}
+            versions:
+              llm: {endpoints: [http://127.0.0.1:9001]}
+              body: {endpoints: [http://127.0.0.1:9001], balance: {policy: consistent_hash, hash: {body: user}}}
+              tiers:
+                endpoints: [{url: http://127.0.0.1:9002, tier: 1}, {url: http://127.0.0.1:9001, tier: 0}]
+                balance: {policy: priority}
+        """
+    )
+    found = explain(folder, "POST", "/v1/chat/completions", "-d", '{"model": "chat@llm"}')
+    assert found["limit"] == "1000/minute of tokens per key"
+    assert found["endpoint"] == "http://127.0.0.1:9001  (llm of 1, if all are up and idle)"
+    found = explain(folder, "POST", "/v1/chat/completions", "-d", '{"model": "chat@body", "user": "alice"}')
+    assert "hashing 'alice'" in found["endpoint"]
+    found = explain(folder, "POST", "/v1/chat/completions", "-d", '{"model": "chat@tiers"}')
+    assert found["endpoint"].startswith("http://127.0.0.1:9001 ")
 
 
 def test_explain_says_how_a_request_would_be_refused(folder: Path) -> None:
