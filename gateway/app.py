@@ -3,18 +3,21 @@
     observe       first, so that nothing goes unmeasured; last to see an answer, so that it sees the true one
     hsts          above rescue, so that errors have it too; absent unless configured
     rescue        turns what is raised below into an answer that observe counts
-    one_host      which door a client came in by, before anything is done for it; absent unless doors differ
+    certificate   which door a client came in by, before anything is done for it; absent unless doors differ
     enter         takes the snapshot, once
     [plugins]     the global ones, before anything is known of the request
     match         names the route; everything behind is that route's own chain
     hide          what the next two refuse, nobody has heard of
-    authenticate  who, before any work is done for them
-    authorize     may they, before they are charged; of a hidden model, twice: before its body is read, and after
+    authenticate  who, before any work is done for them: by a `certificate`, else by what the gateway itself knows, else
+                  as another service decides (`external`)
+    authorize     may they, before they are charged; of a hidden model, twice: before its body is read, and after.
+                  Around all behind it, a key's own limits
+    credentials   the caller's, kept since before authenticate, where the model server is to have it
     in_flight     a lease, which goes back if a bucket refuses
     throttle      charged before plugins may spend anything
     [plugins]     the route's; behind any plugins, `checked`: the fields that they leave must be fields;
                   around them, `patience`: one that hangs is ended
-    bound         how large a body may be, before anybody reads it
+    admit         how large a body may be, before anybody reads it
     stick         a session decides the version, so it comes before split
     split         the version, and with it the pool
     fallback      other models' rest of the way, from here on
@@ -22,9 +25,11 @@
     rewrite       the route's rules see the request as it will be sent
     certificate   what the model server is told of the caller's, so that no rule above can write it
     credentials   the model server's own key, which nothing above needs to see
-    infer         the prompt, where a policy reads it: the body as it will be sent
+    hashkey       what is hashed, where that stands in the body: as it will be sent, and so for the next one
+    prompt        where a policy reads it
     forward       pick, lease, attempt, retry
 
+Each is named for its module in `edge/` (the last one's is in `upstream/`); a module may have layers in two places.
 A route's chain has just the layers that it uses, and is compiled when the snapshot is. A layer that is done when it
 calls the next is a plain function, which returns what the next one does: a coroutine of its own would be made, resumed
 at every wait behind it, and thrown away. Nine of them cost a seventh of all that a request does.
