@@ -3,7 +3,7 @@
 A class says what the client is told (`status`, `code`, `kind`), whose fault it is (`owner`: client, gateway or
 upstream) and whether another attempt is safe (`is_retryable`: nothing of the request can have been acted upon).
 Layers raise; `edge/rescue.py` answers. Foreign exceptions become one of these at the border, once
-(`upstream/faults.py`). The JSON shape is the one OpenAI's clients parse.
+(`upstream/connections.py`, in the words of `faults.py`). The JSON shape is the one OpenAI's clients parse.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,6 @@
-"""The shape of routes.yaml. Every key's meaning, unit and default is here and in `policies.py` once: the reference in
-docs/ and the JSON Schema are generated from them. `load.py` reads a file into them.
+"""The shape of routes.yaml. Every key's meaning, unit and default is said once, here and in `certificates.py`,
+`policies.py`, `balance.py`, `patience.py` and `traffic.py`: the reference in docs/ and the JSON Schema are generated
+from them. `load.py` reads a file into them.
 
 Defaults are written as they would be in the file. Settings are immutable, and survive JSON: `model_dump(mode="json")`
 gives what `model_validate` takes, so that one process can hand them to another.

@@ -24,7 +24,7 @@ _log = logging.getLogger("gateway.control.probe")
 OnChange = Callable[[str, Health, str], None]
 
 CONCURRENCY = 64  # checks under way at once; the others wait their turn, and their timeout starts with it
-BODY = 64 * 1024  # bytes of an answer that are read so that its connection can be kept; the verdict is the status
+BODY = 64 * 1024  # bytes of an answer that are read, for `contains`; where there are more, its connection is not kept
 _KEEP = 75.0  # seconds of silence after which a kept connection is not tried again
 _HEADERS = {"user-agent": "gateway-probe", "accept": "*/*", "accept-encoding": "identity"}
 

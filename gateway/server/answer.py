@@ -339,7 +339,7 @@ class Answer(Receiver):
 
 def _let_go(error: BaseException | None) -> None:
     """Take from an error, and what led to it, the frames that it went through: they hold buffers of megabytes, and the
-    exchange, which holds the error. Cycles are collected too seldom for that: see `_settle_memory` of the worker."""
+    exchange, which holds the error. Cycles are collected too seldom for that: see `garbage.settle`."""
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

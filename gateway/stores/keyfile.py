@@ -7,7 +7,7 @@
     - {"id": "…", "name": "alice", "hash": "…", "models": ["iris", "llama@fp8"], "created": "2026-01-01T00:00:00Z"}
 
 What is read here is all of a file, every mistake by its line. Whoever reads one again and again remembers most of it:
-`control/keystore.py`.
+`keyreader.py`.
 """
 
 import json
