@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -193,7 +192,6 @@ class Reloader:
         self.reader = KeyReader()
         self.lock = asyncio.Lock()
         self.is_emptied = False  # state_dir, and it cannot be filled
-        self.reloaded_at = time.time()
         self.problems: list[str] = []  # of the last try
         self.notes: list[str] = []  # what it did not do
 
@@ -268,7 +266,6 @@ class Reloader:
             _log.error("not reloaded: %s cannot be written: %s", settings.gateway.state_dir, error.strerror)
             return [f"{settings.gateway.state_dir} cannot be written: {error.strerror}"]
         self.published, self.settings = published, settings
-        self.reloaded_at = time.time()
         problems = await self.announce(published, settings)
         if not problems:
             _log.info("generation %d is live: %d models", published.generation, len(settings.models))

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from gateway.core.endpoint import Endpoint
-from gateway.errors import ClientError, GatewayError
+from gateway.errors import GatewayError
 
 
 class Outcome(NamedTuple):
@@ -19,11 +19,6 @@ class Outcome(NamedTuple):
     seconds: float  # from the attempt's beginning to its end
     first_byte: float = inf  # seconds to the answer's head; inf: none came
     retry_after: float = 0.0  # seconds for which the endpoint asked to be left alone; 0.0: it did not ask
-
-    @property
-    def is_blameless(self) -> bool:
-        """It was the client's doing (it left, or broke off its body) and says nothing of the endpoint."""
-        return isinstance(self.error, ClientError)
 
     @property
     def is_failure(self) -> bool:

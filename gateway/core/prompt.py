@@ -17,7 +17,7 @@ LONGEST: Final = 4096  # blocks of a chain (a million characters): what comes be
 class Prompt:
     """The features of one request. `chain` may be shorter than `tokens` say, never longer."""
 
-    __slots__ = ("chain", "head", "output", "principal", "priority", "tokens")
+    __slots__ = ("chain", "head", "output", "principal", "tokens")
 
     def __init__(
         self,
@@ -27,25 +27,21 @@ class Prompt:
         *,
         output: int = 0,
         principal: str = "",
-        priority: int = 0,
     ) -> None:
         self.tokens = max(tokens, 1)  # an estimate: CHARACTERS make one
         self.chain = chain
         self.head = head
         self.output = output  # the most tokens it may generate; 0: it does not say
         self.principal = principal
-        self.priority = priority  # larger goes first
 
     def __repr__(self) -> str:
         return f"<Prompt tokens={self.tokens} blocks={len(self.chain)} of {self.principal or '-'}>"
 
 
-def read_prompt(text: bytes, *, output: int = 0, principal: str = "", priority: int = 0) -> Prompt:
+def read_prompt(text: bytes, *, output: int = 0, principal: str = "") -> Prompt:
     """The features of a prompt that is `text`: whatever bytes begin alike for prompts that begin alike, such as a body
     from its `"messages":` on."""
-    return Prompt(
-        len(text) // CHARACTERS, chain_of(text), text[:HEAD], output=output, principal=principal, priority=priority
-    )
+    return Prompt(len(text) // CHARACTERS, chain_of(text), text[:HEAD], output=output, principal=principal)
 
 
 def chain_of(text: bytes) -> list[int]:

@@ -41,7 +41,6 @@ class Created:
     key: Path
     ca: Path
     names: tuple[str, ...]
-    is_new_ca: bool
 
     def how_to_trust(self, port: int = 8443) -> str:
         """Lines to print."""
@@ -118,11 +117,9 @@ def _is_needed(folder: Path) -> bool:
 
 def _issue(folder: Path, names: Sequence[str], days: int = DAYS) -> Created:
     wanted = tuple(dict.fromkeys(_general_name(name) for name in names))
-    ca, ca_key, is_new = _authority(folder / FOLDER)
+    ca, ca_key = _authority(folder / FOLDER)
     stem = file_name(names[0].lower())
-    created = Created(
-        folder / f"{stem}.crt", folder / f"{stem}.key", folder / FOLDER / "ca.crt", tuple(names), is_new_ca=is_new
-    )
+    created = Created(folder / f"{stem}.crt", folder / f"{stem}.key", folder / FOLDER / "ca.crt", tuple(names))
     if created.certificate.exists() and not _is_ours(created.certificate, ca):
         raise CannotIssue(f"{created.certificate} was not signed by {created.ca}: it is not overwritten")
     key = _private_key(created.key)
@@ -145,8 +142,8 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name.lower())
 
 
-def _authority(folder: Path) -> tuple[x509.Certificate, _Key, bool]:
-    """The CA in `folder`, made if there is none; -> certificate, key, whether it is new."""
+def _authority(folder: Path) -> tuple[x509.Certificate, _Key]:
+    """The CA in `folder`, made if there is none; -> certificate, key."""
     certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
     if not certificate_path.exists():
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -156,14 +153,14 @@ def _authority(folder: Path) -> tuple[x509.Certificate, _Key, bool]:
         # The key first: a CA without its key would be in the way for good.
         write_whole(key_path, _key_pem(key), 0o600)
         write_whole(certificate_path, ca.public_bytes(_PEM), 0o644)
-        return ca, key, True
+        return ca, key
     existing = _certificate(certificate_path)
     key_of_it = _private_key(key_path)
     if existing is None or key_of_it is None or key_of_it.public_key() != existing.public_key():
         raise CannotIssue(f"{certificate_path} and {key_path} are not a CA with its key; remove both to make a new one")
     if datetime.now(UTC) >= existing.not_valid_after_utc:
         raise CannotIssue(f"{certificate_path} has expired; remove it and {key_path} to make a new one")
-    return existing, key_of_it, False
+    return existing, key_of_it
 
 
 def _sign_ca(key: _Key) -> x509.Certificate:

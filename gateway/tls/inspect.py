@@ -54,7 +54,6 @@ class Shown:
 
     version: str
     cipher: str
-    alpn: str | None
     hosts: tuple[str, ...]
     issuer: str
     not_after: float  # seconds since 1970
@@ -84,7 +83,6 @@ def shown_by(address: tuple[str, int], *, name: str = "", ca: Path | None = None
             return Shown(
                 version=tls.version() or "",
                 cipher=cipher[0] if cipher else "",
-                alpn=tls.selected_alpn_protocol(),
                 hosts=_names(leaf),
                 issuer=leaf.issuer.rfc4514_string(),
                 not_after=leaf.not_valid_after_utc.timestamp(),

@@ -67,7 +67,7 @@ def test_an_answer_that_does_not_come_is_504_at_its_end_and_not_the_servers_faul
         assert isinstance(error, DeadlineExceeded)
         assert error.status == 504
         assert monotonic() - began >= 0.5
-        assert notes.outcomes[0].is_blameless
+        assert notes.outcomes[0].error is error
         assert not notes.outcomes[0].is_failure
 
     run(test, hanging, watchers=(notes,))

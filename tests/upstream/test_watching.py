@@ -18,7 +18,6 @@ def test_a_good_answer_is_told_in_three_moments_with_what_the_policy_picked_by()
         assert (outcome.status, outcome.error) == (200, None)
         assert 0 < outcome.first_byte <= outcome.seconds
         assert not outcome.is_failure
-        assert not outcome.is_blameless
 
     run(test, answering(), watchers=(notes,), key_of=lambda scope, exchange: b"features")
 
@@ -52,7 +51,7 @@ def test_a_server_that_breaks_off_failed_and_a_client_that_leaves_did_not() -> N
             await asyncio.sleep(0.01)
         exchange.leave()
         assert isinstance(await asking, ClientLeft)
-        assert notes.outcomes[1].is_blameless
+        assert isinstance(notes.outcomes[1].error, ClientLeft)
         assert not notes.outcomes[1].is_failure
 
     run(test, breaking, hanging, watchers=(notes,))
@@ -67,7 +66,7 @@ def test_a_cancelled_attempt_is_told_as_a_client_that_left() -> None:
             await asyncio.sleep(0.01)
         asking.cancel()
         await asyncio.wait([asking])
-        assert [outcome.is_blameless for outcome in notes.outcomes] == [True]
+        assert [type(outcome.error) for outcome in notes.outcomes] == [ClientLeft]
         assert bench.endpoints[0].in_flight == 0
 
     run(test, hanging, watchers=(notes,))
