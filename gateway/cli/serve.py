@@ -24,6 +24,7 @@ from gateway.edge import meters
 from gateway.edge.journal import open_log
 from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
+from gateway.server.log import StandardError
 from gateway.server.lookups import widen
 from gateway.server.master import Master
 from gateway.server.state import SESSION_SECRETS, ensure_secret
@@ -41,7 +42,9 @@ Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration.
 def serve(config: Config = Path("routes.yaml")) -> None:
     """Run the gateway until it is told to stop (Ctrl-C or SIGTERM: gracefully; a second time: at once)."""
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s[%(process)d]: %(message)s"
+        level=logging.INFO,
+        handlers=[StandardError()],
+        format="%(asctime)s %(levelname)-7s %(name)s[%(process)d]: %(message)s",
     )
     for noisy in ("httpx2", "httpcore2", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import shutil
 import signal
 import time
@@ -263,6 +264,34 @@ def test_a_gateway_whose_standard_output_is_closed_serves(demo: DemoModel, close
         first = [os.readlink(f"/proc/{gateway.pids()[0]}/fd/{number}") for number in range(3)]
         assert first[1] == "/dev/null"
         assert "socket" not in str(first)
+
+
+def test_a_log_that_nobody_reads_any_more_holds_up_neither_the_master_nor_a_worker(demo: DemoModel) -> None:
+    folder = temporary_folder("gateway-")
+    os.mkfifo(folder / "log")
+    reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(folder / "log", os.O_WRONLY | os.O_NONBLOCK)
+    with Gateway({"demo": served([demo.url])}, folder=folder, prefix=["sh", "-c", 'exec "$@" 2>log', "sh"]) as gateway:
+
+        def replace_worker() -> None:
+            (old,) = gateway.pids()
+            os.kill(old, signal.SIGKILL)
+            until(lambda: gateway.pids() not in ([], [old]), "the successor")
+
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(writer, bytes(select.PIPE_BUF))
+        replace_worker()
+        assert ask(gateway) == 200
+        os.read(reader, 2**20)
+        replace_worker()
+        assert b"(nobody read this log: 1 messages are lost)" in os.read(reader, 2**20)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(writer, bytes(select.PIPE_BUF))
+        assert gateway.stop() == 0
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_gateway_says_that_its_folder_of_state_is_anothers(demo: DemoModel) -> None:
