@@ -261,6 +261,8 @@ def _gateway(totals: Totals, view: AdminView) -> Iterator[Metric]:
     yield CounterMetricFamily("gateway_worker_starts", "Worker processes started.", starts)
     yield GaugeMetricFamily("gateway_ready", "1 if traffic should be sent here.", int(not view.obstacles()))
     yield GaugeMetricFamily("gateway_config_generation", "Of the newest snapshot.", view.generation)
+    problems = "Mistakes in the files as they are now; above 0, older ones are in use."
+    yield GaugeMetricFamily("gateway_config_problems", problems, len(view.problems))
     yield GaugeMetricFamily("gateway_start_time_seconds", "When the gateway started (Unix time).", view.started)
     certificates = GaugeMetricFamily(
         "gateway_certificate_days_left", "Until a certificate expires.", labels=("certificate",)

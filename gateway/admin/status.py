@@ -78,6 +78,7 @@ class Status(msgspec.Struct):
     certificates: Sequence[CertificateView]
     buckets: BucketsView | None
     lines_dropped: int
+    problems: Sequence[str] = ()  # with the files as they are now, so that older ones are in use
 
 
 def describe(totals: Totals, view: AdminView) -> Status:
@@ -97,6 +98,7 @@ def describe(totals: Totals, view: AdminView) -> Status:
         certificates=view.certificates(),
         buckets=view.buckets(),
         lines_dropped=totals.lines_dropped,
+        problems=view.problems,
     )
 
 

@@ -89,6 +89,11 @@ class AdminView(Protocol):
         """Seconds since the epoch."""
         ...
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """What is wrong with the files as they are now, so that older ones are in use; none: these are."""
+        ...
+
     def obstacles(self) -> Sequence[str]:
         """Why no traffic should be sent here now (starting, draining, no worker): none, it is ready."""
         ...

@@ -1,16 +1,20 @@
 """Asking the operator's door of a running gateway, for the commands that do."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import httpx2
 import typer
+from pydantic import ValidationError
 
 from gateway.admin.guard import read_token
 from gateway.cli.output import fail
+from gateway.config.document import read_document
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
+from gateway.config.settings import GatewaySettings, Settings
 from gateway.config.values import parse_listen
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -32,7 +36,7 @@ class Door:
         try:
             if admin:
                 return cls(parse_listen(admin), read_token(None))
-            gateway = load(config).gateway
+            gateway = _where(config)
             return cls(gateway.admin, read_token(gateway.admin_token_file))
         except ConfigError as error:
             fail(f"{error}\n--admin host:port asks a gateway without reading its configuration.")
@@ -59,3 +63,16 @@ class Door:
         if answer.status_code == 401:
             fail(f"{self.authority} wants its admin token: GATEWAY_ADMIN_TOKEN, or gateway.admin_token_file.")
         return answer
+
+
+def _where(config: Path) -> GatewaySettings:
+    """What says where to ask. The rest may be wrong: what runs must be seen, and an endpoint drained, at any time."""
+    data = read_document(config, os.environ).data
+    found = data.get("gateway") if isinstance(data, dict) else None
+    named = (
+        {key: found[key] for key in ("admin", "admin_token_file") if key in found} if isinstance(found, dict) else {}
+    )
+    try:
+        return Settings.model_validate({"gateway": named}, context={"base": config.absolute().parent}).gateway
+    except ValidationError:
+        return load(config).gateway  # names the line

@@ -67,6 +67,7 @@ def _summary(found: Status) -> list[Text]:
         Text(", ".join(facts)),
         Text("hot path compiled" if found.is_compiled else "hot path not compiled (scripts/compile does)"),
         Text(found.python),
+        *(Text(f"not reloaded: {problem}", "red") for problem in found.problems),
     ]
 
 
@@ -95,8 +96,9 @@ def _rows(model: ModelStatus) -> list[list[object]]:
     """A row for each endpoint; what is the version's stands in its first."""
     rows: list[list[object]] = []
     for version in model.versions:
-        model_name = model.model or "(no model)"
-        name = f"{model_name}@{version.version}" if version.version else f"{model_name}, refused"
+        name = f"{model.model}@{version.version}" if version.version else f"{model.model}, refused"
+        if not model.model:
+            name = "(no model matched)"  # what the gateway answers itself, such as /v1/models, among them
         requests = sum(version.statuses.values())
         failures = sum(count for status, count in version.statuses.items() if status >= "500")
         counts: list[object] = [requests, failures]

@@ -212,6 +212,7 @@ class Reloader:
                 return self.problems
             settings, waiting = keep_running(self.settings, settings)
             published = replace(published, settings=publish.text_of(settings))
+            self.problems = []
             if is_forced or published != replace(self.published, generation=published.generation):
                 self.problems = await self._hand_out(published, settings)
                 self._note(waiting)

@@ -40,6 +40,10 @@ class View:
     def generation(self) -> int:
         return self.controller.reloader.published.generation
 
+    @property
+    def problems(self) -> Sequence[str]:
+        return self.controller.reloader.problems
+
     def obstacles(self) -> Sequence[str]:
         found = []
         if self.zone.header[DRAINING] or self.zone.header[DRAINED]:

@@ -42,6 +42,7 @@ def busy(gateway: Gateway) -> Gateway:
     gateway.recorders[0].totals.connections = 8
     gateway.recorders[1].totals.connections = 9
     gateway.recorders[1].totals.lines_dropped = 4
+    gateway.problems = ["routes.yaml:3: modles: unknown key", "keys.yaml: is empty"]
     return gateway
 
 
@@ -82,6 +83,7 @@ def busy(gateway: Gateway) -> Gateway:
         ("gateway_worker_starts_total", {}, 2),
         ("gateway_ready", {}, 1),
         ("gateway_config_generation", {}, 7),
+        ("gateway_config_problems", {}, 2),
         ("gateway_buckets_used", {"store": "shared"}, 12),
         ("gateway_certificate_days_left", {"certificate": "default"}, 90.5),
     ],

@@ -339,8 +339,20 @@ def test_a_bad_file_changes_nothing_and_is_reported(
         (gateway.folder / "certs" / "other.crt").unlink(missing_ok=True)
 
 
+def test_what_is_wrong_is_seen_until_it_is_mended(gateway: Gateway, model: dict[str, Any]) -> None:
+    right = (gateway.folder / "routes.yaml").read_bytes()
+    _routes("modles: {}\n")(gateway)
+    (problem,) = until(lambda: gateway.status()["problems"], "the mistake's being seen")
+    assert re.search(r"routes.yaml:\d+: modles", problem)
+    assert "gateway_config_problems 1.0" in gateway.metrics()
+    said = command(gateway, "status")
+    assert (said.returncode, f"not reloaded: {problem}" in said.stdout.replace("\n", "")) == (0, True), said.stdout
+    (gateway.folder / "routes.yaml").write_bytes(right)  # which is what serves: nothing has changed
+    until(lambda: not gateway.status()["problems"], "the mistake's being mended")
+    assert "gateway_config_problems 0.0" in gateway.metrics()
+
+
 def test_the_command_names_every_error_and_ends_with_1(gateway: Gateway, model: dict[str, Any]) -> None:
-    """Those that the command finds itself, looking for the admin port, and those that only the gateway can."""
     _routes("modles: {}\nplugin: []\n")(gateway)
     done = command(gateway, "reload")
     assert (done.returncode, done.stdout) == (1, "")
