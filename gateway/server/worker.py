@@ -6,7 +6,6 @@ runs and end. It answers in its row of the zone.
 
 import asyncio
 import logging
-import math
 import os
 import resource
 import signal
@@ -24,31 +23,27 @@ from gateway.config.settings import Settings
 from gateway.control import publish
 from gateway.control.publish import Published
 from gateway.core.client import Trust
-from gateway.core.endpoint import Endpoint
 from gateway.core.ledger import Ledger
 from gateway.core.overload import Overload
 from gateway.core.session import Sessions
 from gateway.core.snapshot import Snapshot
-from gateway.core.work import EngineLoad
 from gateway.edge.authenticate import Refreshes
 from gateway.edge.failures import Failures
 from gateway.edge.journal import Journal
-from gateway.edge.meters import FLUSH_SECONDS, Recorder
+from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
 from gateway.garbage import settle
 from gateway.runtime import Runtime
-from gateway.server import memory
 from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_keys, read_settings
 from gateway.server.bounds import Bounds
 from gateway.server.protocol import EdgeConfig, EdgeProtocol
 from gateway.server.redirect import redirect_to
-from gateway.server.relief import GiveBack, relieve
 from gateway.server.room import Room
+from gateway.server.rounds import Rounds
 from gateway.server.stoppable import EdgeServer
 from gateway.server.stores import leases_of, store_of
-from gateway.server.watchdog import Watchdog
 from gateway.server.zone import (
     CONNECTIONS,
     CONTROLLER,
@@ -69,10 +64,6 @@ from gateway.tls.validation import ANSWERS
 
 _log = logging.getLogger("gateway.worker")
 
-_SWEEP_SECONDS = 0.1  # how late a deadline may be met
-_WEIGH_EVERY = 5  # sweeps between two looks at memory
-_TRIM_SECONDS = 5.0
-_HEAR_SECONDS = 0.25
 _ASK_SECONDS = 0.02
 
 
@@ -97,8 +88,6 @@ class Worker:
         self.certificates = certificates
         self.tls = tls
         self.row = place.zone.workers[place.slot]
-        self.heard: list[Endpoint] = []  # whose engines tell their load, by these settings:
-        self.heard_of: Settings | None = None
         self.published = publish.read(place.state_dir)
         self.settings = self.published.read_settings()
         plugin.make_importable(Path(self.published.folder))  # it may be younger than the master
@@ -122,11 +111,7 @@ class Worker:
             handshake_timeout=self.settings.tls.handshake_timeout,
             grace=self.settings.gateway.shutdown.grace,
         )
-        self.due = math.inf  # when the next sweep should be
-        self.is_reading = False  # the last sweep left deadlines to this one
-        self.look = 0  # sweeps
-        self.watchdog = Watchdog(self.settings.gateway.watchdog.stall, self.settings.gateway.watchdog.kill)
-        self.give_back = GiveBack()
+        self.rounds = Rounds(self)
         self.is_swapping = False
         self.is_behind = False  # something was published since a swap last looked
 
@@ -135,16 +120,12 @@ class Worker:
         await asyncio.to_thread(self.certificates.reload, is_quick=True)  # soon again, in `_swap`
         loop.set_exception_handler(_tell)
         loop.add_signal_handler(signal.SIGHUP, self._on_published)
-        loop.add_signal_handler(signal.SIGUSR1, self._flush)
+        loop.add_signal_handler(signal.SIGUSR1, self.flush)
         loop.add_signal_handler(signal.SIGTERM, self._end)
         self.row[STARTED] += 1
         self.row[STALE] = self.row[ENDING] = 0
-        self._sweep()
-        self.watchdog.start()
-        self._trim()
-        self._flush_often()
         self._listen_plainly()
-        self._hear_engines()
+        self.rounds.begin()
         self.row[LOADED] = self.published.generation
         self.row[PID] = os.getpid()
         self._on_published()
@@ -257,7 +238,8 @@ class Worker:
         self.row[ENDING] = 1
         self.server.stop()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the counts where the controller finds them."""
         latencies = self.place.zone.latency[self.place.slot]
         for endpoint in self.runtime.endpoints.values():
             latencies[endpoint.slot] = endpoint.latency
@@ -279,68 +261,6 @@ class Worker:
         finally:
             self.row[WANTED] &= ~bit
         return True
-
-    # --- what it does by itself ---
-
-    def _sweep(self) -> None:
-        self.loop.call_later(_SWEEP_SECONDS, self._sweep)  # first: one bad turn must not be the last
-        now = monotonic()
-        late, self.due = now - self.due, now + _SWEEP_SECONDS
-        blamed = self.watchdog.tick(now)
-        if blamed is not None:
-            self.runtime.recorder.totals.count_stall(blamed)
-        self._weigh(now, late)
-        # Timers come before sockets: after a standstill (a frozen container, a stopped process) what seems overdue may
-        # have come long since, and is read before the next sweep.
-        self.is_reading = late > _SWEEP_SECONDS and not self.is_reading
-        if not self.is_reading:
-            self.runtime.deadlines.sweep(now)
-        self.give_back.see(len(self.server.server_state.connections))
-        if self.look % 2 == 0:
-            bound = self.settings.gateway.limits.unfinished_bytes
-            cut = relieve(self.server.server_state.connections, bound, now)
-            if cut:
-                refused = self.runtime.recorder.totals.connections_refused
-                refused["unfinished"] = refused.get("unfinished", 0) + cut
-
-    def _weigh(self, now: float, late: float) -> None:
-        """Whether this worker has too much to do."""
-        overload = self.runtime.overload
-        was = bool(overload.share)
-        overload.see_lag(now, late)
-        self.look += 1
-        if self.look % _WEIGH_EVERY == 0:
-            overload.see_memory(memory.used(self.settings.gateway.overload.memory))
-        self.server.reception.room.is_shut = overload.is_shut
-        if bool(overload.share) != was:
-            _log.warning("overload %s: %r", "is over" if was else "begins", overload)
-
-    def _trim(self) -> None:
-        self.loop.call_later(_TRIM_SECONDS, self._trim)
-        self.runtime.trim(monotonic())
-        self.give_back.look(len(self.server.server_state.connections))
-
-    def _flush_often(self) -> None:
-        self.loop.call_later(FLUSH_SECONDS, self._flush_often)
-        self._flush()
-
-    def _hear_engines(self) -> None:
-        """What the controller was last told by the engines."""
-        self.loop.call_later(_HEAR_SECONDS, self._hear_engines)
-        zone = self.place.zone
-        if self.heard_of is not self.settings:
-            self.heard_of, endpoints = self.settings, self.runtime.endpoints
-            self.heard = [endpoints[url] for url in publish.engines_of(self.settings) if url in endpoints]
-        for endpoint in self.heard:
-            slot = endpoint.slot
-            if zone.engine_at[slot]:
-                endpoint.work.engine = EngineLoad(
-                    zone.engine_at[slot],
-                    zone.engine_waiting[slot],
-                    zone.engine_running[slot],
-                    zone.engine_usage[slot],
-                    zone.engine_cache[slot],
-                )
 
     # --- its sockets ---
 
