@@ -5,7 +5,7 @@ successes (Envoy's success-rate outlier: below the mean by so many standard devi
 The pool's breaker is the same one, opened for all of its endpoints at once when none of them answers any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf, sqrt
 from statistics import median
 from typing import NamedTuple
@@ -115,11 +115,16 @@ class Ejector:
 
     def _is_gone(self) -> bool:
         """The last thing that every endpoint said was nothing, and often enough."""
-        silent = [endpoint.standing.in_a_row(GONE) for endpoint in self._asked()]
-        return sum(silent) >= self.rules.cut_failures and all(silent)
+        total = 0
+        for endpoint in self._asked():
+            silent = endpoint.standing.in_a_row(GONE)
+            if not silent:  # mostly the first of them
+                return False
+            total += silent
+        return total >= self.rules.cut_failures
 
-    def _asked(self) -> list[Endpoint]:
-        return [endpoint for endpoint in self._endpoints if endpoint.health in (Health.UP, Health.CHECKING)]
+    def _asked(self) -> Iterator[Endpoint]:
+        return (endpoint for endpoint in self._endpoints if endpoint.health in (Health.UP, Health.CHECKING))
 
     def _eject(self, endpoint: Endpoint, now: float, reason: str, *, is_cut: bool = False) -> Ejected:
         rules = self.rules

@@ -44,7 +44,7 @@ class OpenList:
         self._is_plain = True  # none of the following
         self._fine: tuple[Endpoint, ...] = ()  # of those in _up that are not spared
         self._spared: tuple[Endpoint, ...] = ()  # too many would be out without them
-        self._ramping: tuple[Endpoint, ...] = ()  # in their slow start
+        self._ramping: frozenset[Endpoint] = frozenset()  # in their slow start
         self._turn = 0.0
 
     def candidates(self, tried: Collection[Endpoint] = (), now: float = 0.0) -> Sequence[Endpoint]:
@@ -127,7 +127,7 @@ class OpenList:
         rules = ejector.rules
         self._spared = tuple([e for e in admitted if e in spared and not rules.is_keyed])
         self._fine = tuple([e for e in admitted if e not in spared]) if self._spared else ()
-        self._ramping = () if rules.is_keyed else _later(admitted, rules.slow_start, now)
+        self._ramping = frozenset(() if rules.is_keyed else _later(admitted, rules.slow_start, now))
         self._is_plain = not (self._spared and self._fine) and not self._ramping
 
     def _offered(self, tried: Collection[Endpoint], now: float) -> Sequence[Endpoint]:
@@ -158,7 +158,7 @@ class OpenList:
             weight += e.weight
             furthest = max(furthest, ramp(e, length, now))
         usual = pending / weight / furthest
-        full = [e for e in self._ramping if e.pending >= max(1.0, ramp(e, length, now) * usual * e.weight)]
+        full = {e for e in self._ramping if e.pending >= 1 and e.pending >= ramp(e, length, now) * usual * e.weight}
         return tuple([e for e in offered if e not in full]) if full else offered
 
     def __repr__(self) -> str:

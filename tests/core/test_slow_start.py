@@ -3,6 +3,7 @@
 from itertools import pairwise
 from math import inf
 from random import Random
+from time import process_time
 
 import pytest
 
@@ -71,3 +72,21 @@ def test_an_error_costs_as_many_seconds_in_the_score_as_it_is_said_to() -> None:
         for factor, expected in ((0.98, other), (1.02, failed)):
             other.work.strange_ahead = factor * cost / (QUEUE * other.work.a)
             assert policy.choose(pool, Prompt(100), 100.0, Random(1)) is expected, (failures, factor)
+
+
+def test_a_pick_among_many_that_come_up_grows_with_their_number_and_not_with_its_square() -> None:
+    """Of 10,000 endpoints, half of them in their slow start, a pick took a third of a second."""
+
+    def seconds(size: int) -> float:
+        row = Row([int(Health.UP)] * size, [0] * size, (), [0], None, [990.0] * (size // 2) + [1000.0] * (size // 2))
+        endpoints = [Endpoint(f"http://server-{slot}", slot, row) for slot in range(size)]
+        pool = Pool("m", "v", endpoints, POLICIES["random"](endpoints), ("m", None), rules=Rules(slowness=inf))
+        pool.pick(b"key", 1000.0, Random(1))
+        spent = []
+        for _ in range(5):
+            began = process_time()
+            pool.pick(b"key", 1000.0, Random(1))
+            spent.append(process_time() - began)
+        return min(spent)
+
+    assert seconds(4000) < 40 * seconds(200)  # 20 and a little; by the square 400
