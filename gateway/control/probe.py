@@ -10,12 +10,11 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from socket import SOCK_STREAM
-from typing import Any, NamedTuple
-
-import httpx2
+from typing import NamedTuple
 
 from gateway.config.settings import HealthSettings
 from gateway.control import grpc
+from gateway.control.http import Line
 from gateway.core.endpoint import Address, Health
 from gateway.core.health import Vitals, drain, judge, pause
 
@@ -24,12 +23,7 @@ _log = logging.getLogger("gateway.control.probe")
 OnChange = Callable[[str, Health, str], None]
 
 CONCURRENCY = 64  # checks under way at once; the others wait their turn, and their timeout starts with it
-BODY = 64 * 1024  # bytes of an answer that are read, for `contains`; where there are more, its connection is not kept
-_KEEP = 75.0  # seconds of silence after which a kept connection is not tried again
 _HEADERS = {"user-agent": "gateway-probe", "accept": "*/*", "accept-encoding": "identity"}
-
-# What a kept-alive connection may end with just as it is used again: says nothing of the endpoint.
-_STALE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
 
 # Two checks of one URL may differ in their verdict: the URL is as open as the most hopeful one says. A server whose
 # one model is not ready is still there for the others; a server that is gone fails every check.
@@ -110,27 +104,6 @@ class _Probe:
         self.task: asyncio.Task[None] | None = None
 
 
-class _Transports(NamedTuple):
-    """Transports, not clients: no cookies to carry from check to check, no redirects to follow, no proxies."""
-
-    kept: httpx2.AsyncHTTPTransport
-    fresh: httpx2.AsyncHTTPTransport  # a new connection for every check
-
-    @classmethod
-    def using(cls, tls: ssl.SSLContext | None) -> "_Transports":
-        verify = tls or httpx2.create_ssl_context()  # one for both: 50 ms each
-        many = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONCURRENCY, keepalive_expiry=_KEEP)
-        once = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        return cls(
-            httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=many),
-            httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=once),
-        )
-
-    async def aclose(self) -> None:
-        await self.kept.aclose()
-        await self.fresh.aclose()
-
-
 class Prober:
     """Probes a set of targets until it is closed.
 
@@ -146,7 +119,6 @@ class Prober:
         self._by_url: dict[str, list[_Probe]] = {}
         self._states: dict[str, Health] = {}  # as told
         self._ending: set[asyncio.Task[None]] = set()
-        self._transports: dict[ssl.SSLContext | None, _Transports] = {}
 
     @property
     def states(self) -> Mapping[str, Health]:
@@ -165,7 +137,6 @@ class Prober:
         self._probes = {t: _Probe(t, known.get(_same(t), t.start)) if t in new else before[t] for t in wanted}
         for target in before.keys() - wanted.keys():
             self._end(before[target])
-        self._connect()
         self._by_url = {}
         for target, probe in self._probes.items():
             self._by_url.setdefault(target.url, []).append(probe)
@@ -180,68 +151,35 @@ class Prober:
         for probe in self._probes.values():
             self._end(probe)
         self._probes, self._by_url = {}, {}
-        self._connect()
         while self._ending:
             await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _connect(self) -> None:
-        """A pair of transports for each TLS context in use; the others are closed."""
-        before, self._transports = self._transports, {}
-        for context in dict.fromkeys(target.tls for target in self._probes if target.check):
-            known = before.pop(context) if context in before else _Transports.using(context)
-            self._transports[context] = known
-        for transports in before.values():
-            self._end_task(asyncio.get_running_loop().create_task(transports.aclose()))
-
     def _end(self, probe: _Probe) -> None:
         if probe.task is not None:
-            self._end_task(probe.task)
+            self._ending.add(probe.task)
+            probe.task.add_done_callback(self._ending.discard)
             probe.task.cancel()
-
-    def _end_task(self, task: asyncio.Task[None]) -> None:
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
 
     async def _watch(self, probe: _Probe, check: Check) -> None:
         target, url = probe.target, probe.target.url
-        clock = asyncio.get_running_loop().time
-        while True:
-            began = clock()
-            try:
-                async with self._gate:
-                    began = clock()
-                    is_good, reason = await self._ask(target, check)
-                probe.vitals = judge(probe.vitals, is_good, check.rise, check.fall)
-                self._tell(url, reason)
-            except Exception as error:  # the task's border: the next check comes whatever went wrong with this one
-                _log.error("endpoint %s: the check itself failed: %r", url, error)
-            await asyncio.sleep(began + pause(probe.vitals, check.interval, self._rng) - clock())
-
-    async def _ask(self, target: Target, check: Check) -> tuple[bool, str]:
-        """One check: its verdict, and why."""
-        address = Address.parse(target.url)
+        address = Address.parse(url)
         address = address._replace(port=check.port or address.port)
+        line, request = Line(address, target.tls, target.server_name), _request(address, check)
+        clock = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(check.timeout):
-                if check.kind != "http":  # the loop looks a name up once at a time; httpx2 asks it by itself
-                    await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=SOCK_STREAM)
-                if check.kind == "tcp":
-                    return await _connect(address, target)
-                if check.kind == "grpc":
-                    return await grpc.check(address, check.service, target.tls, target.server_name)
-                request = _request(address, check, target.server_name)
-                transports = self._transports[target.tls]
+            while True:
+                began = clock()
                 try:
-                    status, body = await _read(transports.kept, request)
-                except _STALE:
-                    status, body = await _read(transports.fresh, request)
-        except TimeoutError:
-            return False, f"no answer within {check.timeout:g} s"
-        except (httpx2.HTTPError, OSError) as error:
-            return False, _describe(error)
-        if check.is_good(status) and check.contains.encode() not in body:
-            return False, f"status {status}, without {check.contains!r} in its body"
-        return check.is_good(status), f"status {status}"
+                    async with self._gate:
+                        began = clock()
+                        is_good, reason = await _ask(target, check, line, request)
+                    probe.vitals = judge(probe.vitals, is_good, check.rise, check.fall)
+                    self._tell(url, reason)
+                except Exception as error:  # the task's border: the next check comes whatever went wrong with this one
+                    _log.error("endpoint %s: the check itself failed: %r", url, error)
+                await asyncio.sleep(began + pause(probe.vitals, check.interval, self._rng) - clock())
+        finally:
+            line.close()
 
     def _tell(self, url: str, reason: str) -> None:
         health = min((probe.vitals.health for probe in self._by_url[url]), key=_OPENNESS.index)
@@ -266,6 +204,28 @@ def _same(target: Target) -> tuple[str, Check | None, bool]:
     return target.url, question, target.drain
 
 
+async def _ask(target: Target, check: Check, line: Line, request: bytes) -> tuple[bool, str]:
+    """One check: its verdict, and why."""
+    address = line.address
+    try:
+        async with asyncio.timeout(check.timeout):
+            if check.kind == "http":
+                status, body = await line.ask(request)
+            else:
+                # Once at a time, as in `Line`.
+                await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=SOCK_STREAM)
+                if check.kind == "tcp":
+                    return await _connect(address, target)
+                return await grpc.check(address, check.service, target.tls, target.server_name)
+    except TimeoutError:
+        return False, f"no answer within {check.timeout:g} s"
+    except OSError as error:
+        return False, f"{type(error).__name__}: {error}"
+    if check.is_good(status) and check.contains.encode() not in body:
+        return False, f"status {status}, without {check.contains!r} in its body"
+    return check.is_good(status), f"status {status}"
+
+
 async def _connect(address: Address, target: Target) -> tuple[bool, str]:
     """Somebody accepts, TLS included. Raises OSError."""
     name = (target.server_name or address.host) if target.tls else None
@@ -274,31 +234,7 @@ async def _connect(address: Address, target: Target) -> tuple[bool, str]:
     return True, "connected"
 
 
-def _request(address: Address, check: Check, server_name: str | None) -> httpx2.Request:
-    url = f"{address.scheme}://{address.authority.decode()}{address.prefix.decode()}{check.path}"
-    # The deadline is asyncio's, over all phases together; httpx2's own would each begin anew.
-    extensions: dict[str, Any] = {"timeout": {}}
-    if server_name:
-        extensions["sni_hostname"] = server_name
-    return httpx2.Request("GET", url, headers={**_HEADERS, **dict(check.headers)}, extensions=extensions)
-
-
-async def _read(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -> tuple[int, bytes]:
-    response = await transport.handle_async_request(request)
-    try:
-        body = b""
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > BODY:
-                break
-    finally:
-        await response.aclose()
-    return response.status_code, body
-
-
-def _describe(error: BaseException) -> str:
-    """The cause at the bottom, which has the errno: the top says but "All connection attempts failed"."""
-    name = type(error).__name__
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return f"{name}: {error}" if str(error) else name
+def _request(address: Address, check: Check) -> bytes:
+    fields = {"host": address.authority.decode(), **_HEADERS, **dict(check.headers)}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {address.prefix.decode()}{check.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
