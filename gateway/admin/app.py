@@ -12,12 +12,13 @@
   `&deadline=SECONDS`, when bound sessions move on too |
 """
 
+import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -30,6 +31,8 @@ from gateway.admin.exposition import render
 from gateway.admin.guard import Guard, check_exposure
 from gateway.admin.status import describe
 from gateway.admin.view import AdminView
+
+T = TypeVar("T")
 
 _PAGE = (Path(__file__).parent / "dashboard.html").read_text("utf-8")
 
@@ -68,17 +71,21 @@ class _Door:
         return PlainTextResponse("ready\n")
 
     async def metrics(self, request: Request) -> Response:
-        text, content_type = render(await self.view.totals(), self.view, request.headers.get("accept", ""))
+        text, content_type = await self._beside(render, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
     async def status(self, request: Request) -> Response:
-        return _json(describe(await self.view.totals(), self.view))
+        return _json(await self._beside(describe))
 
     async def dashboard(self, request: Request) -> Response:
-        state = msgspec.json.encode(describe(await self.view.totals(), self.view)).decode()
+        state = msgspec.json.encode(await self._beside(describe)).decode()
         # Inside a script element only "<" could end the element (HTML, 4.12.1.3).
         page = _PAGE.replace("{{state}}", state.replace("<", "\\u003c"))
         return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    async def _beside(self, tell: Callable[..., T], *options: str) -> T:
+        """Beside the loop: of 10,000 endpoints that takes 1.5 s, and health checks would not be answered in time."""
+        return await asyncio.to_thread(tell, await self.view.totals(), self.view, *options)
 
     async def reload(self, request: Request) -> Response:
         is_done, said = await self.view.reload()

@@ -13,9 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.core.endpoint import Address
 
-BODY: Final = 64 * 1024  # bytes of an answer that are read, for `contains`; where there are more, its connection is not kept
-    64 * 1024
-)  # bytes of an answer that are read so that its connection can be kept; the verdict is the status
+BODY: Final = 64 * 1024  # bytes of an answer that are read, for `contains`; with more its connection is not kept
 _KEEP: Final = 75.0  # seconds of silence after which a kept connection is not tried again
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 

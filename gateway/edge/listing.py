@@ -1,11 +1,13 @@
 """The gateway's own answers on the public port: which models there are for this caller, and that it is alive."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route as WebRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +18,9 @@ from gateway.errors import BadRequest, NoEndpoint, Unauthenticated
 from gateway.model import ANONYMOUS, Exchange, Principal
 
 _INDEX_BOUND = 4096  # bytes of a question
+_PART = 100  # models that are looked at in one go
+
+T = TypeVar("T")
 
 Current = Callable[[], Snapshot]
 Wrap = Callable[[ASGIApp, ASGIApp | None], ASGIApp]
@@ -40,9 +45,11 @@ class Listing:
             answer = self.by_certificate(answer, answer)
         await answer(scope, receive, send)
 
-    def shown(self, exchange: Exchange) -> list[tuple[Route, list[str]]]:
+    async def shown(self, exchange: Exchange) -> list[tuple[Route, list[str]]]:
         """What the caller may use. Raises Unauthenticated if that is nothing, and nobody has said who it is."""
-        shown = visible(exchange.principal, list(self.current().routes.values()))
+        shown = []
+        async for routes in in_parts(list(self.current().routes.values())):
+            shown += visible(exchange.principal, routes)
         if not shown and exchange.principal is ANONYMOUS:
             raise Unauthenticated(headers=[(b"www-authenticate", b'Bearer realm="%b"' % REALM)])
         return shown
@@ -58,7 +65,7 @@ class Listing:
                 "aliases": list(route.aliases),
                 "versions": versions,
             }
-            for route, versions in self.shown(exchange)
+            for route, versions in await self.shown(exchange)
         ]
         await _answer({"object": "list", "data": data}, exchange)(scope, receive, send)
 
@@ -77,8 +84,8 @@ class Repository:
         exchange: Exchange = scope["exchange"]
         wanted = _wanted(await read_body(receive, _INDEX_BOUND))
         index = []
-        for route, versions in self.listing.shown(exchange):
-            for version in versions:
+        async for shown in in_parts(await self.listing.shown(exchange)):
+            for route, version in ((route, version) for route, versions in shown for version in versions):
                 is_ready = bool(route.pools[version].candidates((), monotonic()))
                 state = {"state": "READY"} if is_ready else {"state": "UNAVAILABLE", "reason": "no endpoint is up"}
                 if is_ready or not wanted.ready:
@@ -104,17 +111,26 @@ class ServerReady:
         self.current = current
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pools = (pool for route in self.current().routes.values() for pool in route.pools.values())
-        if not any(pool.candidates((), monotonic()) for pool in pools):
-            raise NoEndpoint("No model is ready.", headers=[(b"retry-after", b"1")])
-        await _answer({"ready": True}, scope["exchange"])(scope, receive, send)
+        async for routes in in_parts(list(self.current().routes.values())):
+            if any(pool.candidates((), monotonic()) for route in routes for pool in route.pools.values()):
+                await _answer({"ready": True}, scope["exchange"])(scope, receive, send)
+                return
+        raise NoEndpoint("No model is ready.", headers=[(b"retry-after", b"1")])
 
 
-async def live(request: Request) -> JSONResponse:
+async def in_parts(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """With a look at what other requests need in between: of 5,000 models anybody may ask for the list."""
+    for at in range(0, len(items), _PART):
+        if at:
+            await asyncio.sleep(0)
+        yield items[at : at + _PART]
+
+
+async def live(request: Request) -> Response:
     return _answer({"live": True}, request.scope["exchange"])
 
 
-async def metadata(request: Request) -> JSONResponse:
+async def metadata(request: Request) -> Response:
     """OIP's server metadata; it says no version, as no answer of the gateway does."""
     return _answer({"name": "gateway", "version": "", "extensions": []}, request.scope["exchange"])
 
@@ -143,7 +159,7 @@ def routes_of(listing: Listing) -> list[WebRoute]:
     ]
 
 
-def _answer(content: object, exchange: Exchange) -> JSONResponse:
-    response = JSONResponse(content)
+def _answer(content: object, exchange: Exchange) -> Response:
+    response = Response(msgspec.json.encode(content), media_type="application/json")
     response.raw_headers += exchange.answer_headers
     return response

@@ -22,7 +22,7 @@ from gateway.admin.guard import read_token
 from gateway.config.settings import EndpointSettings, HealthSettings, Issuer, Settings, UpstreamTLS
 from gateway.control import publish
 from gateway.control.engines import Engines, Source
-from gateway.control.files import proofs, watched
+from gateway.control.files import Watched, proofs
 from gateway.control.jwks import Jwks
 from gateway.control.keystore import Asking
 from gateway.control.probe import Prober, Target
@@ -30,7 +30,7 @@ from gateway.control.publish import Published
 from gateway.control.reload import Reloader
 from gateway.control.renew import Renewal
 from gateway.control.watch import Watcher
-from gateway.garbage import settle
+from gateway.garbage import settle, uncollected
 from gateway.preflight import VALIDATORS
 from gateway.server.columns import Columns
 from gateway.server.crew import Crew
@@ -68,7 +68,8 @@ class Controller:
         self.crew = Crew(office.zone)
         published = publish.read(office.state_dir)
         self.reloader = Reloader(office.config, published, self._announce, VALIDATORS, plugin.code)
-        self.watcher = Watcher(lambda: watched(office.config, self.reloader.settings), self.reload)
+        self.files = Watched(office.config)
+        self.watcher = Watcher(lambda: self.files.of(self.reloader.settings), self.reload)
         self.columns = Columns(self.zone)
         self.prober = Prober(self.columns.tell)
         self.engines = Engines(self.columns.tell_engine)
@@ -280,7 +281,8 @@ def run(office: Office) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     async def main() -> None:
-        controller = Controller(office)
+        with uncollected():
+            controller = Controller(office)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         await controller.run()
 

@@ -1,5 +1,6 @@
 """What the operator's door sees of the gateway: the controller's knowledge and the zone's cells."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ class View:
 
     async def totals(self) -> Totals:
         await self.controller.crew.flush()
-        return merge(self.controller.reloader.settings.gateway.state_dir / "metrics")
+        return await asyncio.to_thread(merge, self.controller.reloader.settings.gateway.state_dir / "metrics")
 
     def endpoints(self) -> Sequence[EndpointView]:
         alive = [worker for worker, row in enumerate(self.zone.workers) if row[PID]]  # a predecessor's too

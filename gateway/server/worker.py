@@ -33,7 +33,7 @@ from gateway.edge.journal import Journal
 from gateway.edge.meters import Recorder
 from gateway.edge.tokens import Tokens
 from gateway.edge.users import Users
-from gateway.garbage import settle
+from gateway.garbage import settle, uncollected
 from gateway.runtime import Runtime
 from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_keys, read_settings
@@ -309,7 +309,8 @@ def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
     _ignore_terminal()
 
     async def main() -> None:
-        worker = Worker(place, certificates, tls)
+        with uncollected():
+            worker = Worker(place, certificates, tls)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         await worker.run()
 

@@ -1,16 +1,21 @@
 """The operator's door."""
 
+import asyncio
 import base64
 import json
 import re
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from gateway.admin.app import make_admin
 from gateway.admin.guard import is_loopback, read_token
+from gateway.admin.view import EndpointView
 from tests.admin.gateway_view import Gateway
 
 TOKEN = "correct-horse-battery"
@@ -48,6 +53,31 @@ def test_metrics_are_text_unless_openmetrics_is_asked_for(client: TestClient) ->
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
     assert modern.text.endswith("# EOF\n")
     assert "# EOF" not in plain.text
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status", "/"])
+def test_what_takes_long_is_made_beside_the_loop(path: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 10,000 endpoints, health checks that were under way timed out meanwhile."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow() -> Sequence[EndpointView]:
+        begun.set()
+        assert may_end.wait(10)
+        return gateway.endpoint_views
+
+    monkeypatch.setattr(gateway, "endpoints", slow)
+
+    async def run() -> int:
+        app = make_admin(gateway, address="127.0.0.1")
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:9901") as client:
+            asked = asyncio.create_task(client.get(path))
+            assert await asyncio.to_thread(begun.wait, 10)
+            assert (await client.get("/healthz")).status_code == 200
+            may_end.set()
+            return (await asked).status_code
+
+    assert asyncio.run(run()) == 200
 
 
 def test_status_describes_models_versions_and_endpoints(client: TestClient, gateway: Gateway) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 from pydantic import BaseModel
 
 from gateway.config.settings import Settings
-from gateway.control.files import watched
+from gateway.control.files import Watched
 from tests.config.routes_file import settings_of
 
 EVERYTHING = """
@@ -78,7 +78,7 @@ def is_path(kind: object) -> bool:
 def test_every_file_that_is_named_is_watched() -> None:
     settings = settings_of(EVERYTHING)
     named = {path for _, path in named_in(settings) if path.is_relative_to("/f")}
-    assert named - {*watched(Path("/f/routes.yaml"), settings)} == AT_START
+    assert named - {*Watched(Path("/f/routes.yaml")).of(settings)} == AT_START
 
 
 def test_what_is_looked_at_here_names_all_that_can_be_named() -> None:

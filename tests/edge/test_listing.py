@@ -151,3 +151,40 @@ def test_another_method_is_405_and_says_which_are_allowed(method: str, path: str
     status, fields, found = ask(snapshot(PUBLIC), method, path)
     assert (status, found["error"]["code"]) == (405, "method_not_allowed")
     assert fields[b"allow"]
+
+
+def test_others_are_served_while_thousands_of_models_are_looked_at() -> None:
+    shown = snapshot(*(route(f"m{number}", set(), {"v1": Health.DOWN}) for number in range(1000)))
+    turns: list[float] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(time.monotonic())
+            await asyncio.sleep(0)
+
+    async def run(path: str, method: str) -> int:
+        exchange = Exchange("id", time.monotonic(), "")
+        listing = Listing(lambda: shown, lambda: Means(Keys(), refresh=_no_refresh))
+        app = Starlette(routes=routes_of(listing))
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
+                 "headers": [], "query_string": b"", "exchange": exchange, "app": app}  # fmt: skip
+        turns.clear()
+        task = asyncio.create_task(others())
+        await Rescue(app.router)(scope, _receive, _send)
+        task.cancel()
+        return len(turns)
+
+    for path, method in (("/v1/models", "GET"), ("/v2/repository/index", "POST"), ("/v2/health/ready", "GET")):
+        assert asyncio.run(run(path, method)) >= 9
+
+
+async def _no_refresh(issuer: str) -> bool:
+    return False
+
+
+async def _receive() -> Any:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _send(message: Any) -> None:
+    pass
