@@ -140,7 +140,9 @@ def check_endpoint(url: str) -> str:
         raise ValueError(f"{url!r} has characters that a URL cannot hold (RFC 3986, 2)")
     if urlsplit(url).port == 0:
         raise ValueError(f"{url!r}: nothing listens on port 0")
-    address_of(url)
+    labels = address_of(url).host.removesuffix(".").split(".")
+    if ":" not in labels[0] and not all(0 < len(label) <= 63 for label in labels):  # a resolver says so by UnicodeError
+        raise ValueError(f"{url!r} has a host with an empty part, or one of more than 63 characters")
     return url
 
 

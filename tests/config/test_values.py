@@ -99,7 +99,7 @@ def test_urls_of_endpoints(text):
 @pytest.mark.parametrize(
     "text",
     ["", "h:80", "ftp://h", "http://", "http://h:65536", "http://h:0", "http://h:x", "http://u:p@h", "http://h?q", "http://h#f",
-     "http://h /x", "http://h\n", "http://bücher.example"],
+     "http://h /x", "http://h\n", "http://bücher.example", "http://a..b", "http://.a", f"http://{64 * 'a'}.b"],
 )  # fmt: skip
 def test_what_is_no_url_of_an_endpoint(text):
     assert is_refused(values.EndpointURL, text)
