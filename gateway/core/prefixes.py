@@ -13,9 +13,8 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.prompt import BLOCK_TOKENS
 
-# What is remembered of an endpoint, in sizes of its cache. Who is sent where it was, and is not known there any more,
-# costs no more than anywhere else, and may find a part, as leaves go first; who is sent elsewhere is kept twice then.
-KEPT: Final = 2
+# What is remembered of an endpoint is what its cache has room for, and no more: were more remembered, the fastest of a
+# mixed fleet would be sent more conversations than they can keep, and all of them back there, while others have room.
 CACHE: Final = 400_000  # tokens of a cache whose size is not told; what an 80 GB accelerator has beside an 8B model
 TOTAL: Final = 2**19  # blocks of all endpoints of a worker: 110 MB at 210 bytes a block
 
@@ -36,7 +35,7 @@ class Prefixes:
 
     __slots__ = ("_capacity", "_owners", "_shelves", "_table", "_total")
 
-    def __init__(self, capacity: int = KEPT * CACHE, total: int = TOTAL) -> None:
+    def __init__(self, capacity: int = CACHE, total: int = TOTAL) -> None:
         self._capacity = max(capacity // BLOCK_TOKENS, 1)
         self._total = total
         self._table: dict[int, int] = {}  # block -> bits of the shelves that have it
@@ -100,7 +99,7 @@ class Prefixes:
     def _bound(self, endpoint: Endpoint) -> int:
         """Blocks that are remembered of it."""
         engine = endpoint.work.engine
-        told = KEPT * engine.cache // BLOCK_TOKENS if engine is not None else 0
+        told = engine.cache // BLOCK_TOKENS if engine is not None else 0
         return min(told or self._capacity, self._total // len(self._shelves))
 
     def forget(self, endpoint: Endpoint) -> None:

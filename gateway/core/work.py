@@ -27,6 +27,10 @@ class EngineLoad(NamedTuple):
 
 ENGINE_FRESH = 3.0  # seconds: what an engine said is ignored when it is older; it is asked every second
 
+# Share of prefills in an endpoint's time, at most: in what is learned of its pace as in what is foretold by that, or an
+# endpoint that is all prefills would be taken to decode faster than it does. What comes next is not all like what came
+# last: were a long prompt or two taken for its lot, too few endpoints would be left with all of the short ones.
+BUSIEST = 0.7
 RECENT = 5.0  # seconds: about as long as a stream runs, so that what it will meet is what was sent lately
 
 
@@ -227,8 +231,8 @@ class Stream:
         work._add(0, -1, -self.context)
         seconds = now - self._first
         if not is_failed and tokens > 1 and seconds > 0.0:
-            # What the prefills of others took meanwhile says nothing of the pace; at most nine tenths of the time.
-            decoding = max(seconds - work.a * (work.prefilled - self._prefilled), 0.1 * seconds)
+            # What the prefills of others took meanwhile says nothing of the pace.
+            decoding = max(seconds - work.a * (work.prefilled - self._prefilled), (1.0 - BUSIEST) * seconds)
             work.speed.add_stream((area - self._area) / seconds, decoding / (tokens - 1), tokens, now)
 
     def __repr__(self) -> str:

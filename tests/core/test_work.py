@@ -4,7 +4,7 @@ import pytest
 
 from gateway.core.endpoint import Endpoint, Row
 from gateway.core.load import Works
-from gateway.core.work import Cells, Work
+from gateway.core.work import BUSIEST, Cells, Work
 
 
 def two_workers() -> tuple[Endpoint, Endpoint]:
@@ -107,3 +107,14 @@ def test_the_prefills_of_others_are_no_part_of_a_pace() -> None:
     stream.end(10.1, 101)
     assert work.speed.each.mean_y == pytest.approx(0.06)
     other.end(10.1)
+
+
+def test_no_more_is_taken_off_a_pace_for_prefills_than_is_put_on_when_it_is_foretold() -> None:
+    """A pace of 0.1 s a token beside nothing but prefills, were each as slow as it is taken to be."""
+    work = Work(0, None)
+    work.a = 1e-4
+    stream = work.begin(100, 0, 200, 0.0)
+    stream.first(0.1)
+    work.begin(100_000, 0, 200, 1.0).first(10.0)
+    stream.end(10.1, 101)
+    assert work.speed.each.mean_y / (1.0 - BUSIEST) == pytest.approx(0.1)

@@ -6,6 +6,7 @@ The whole table, with longer runs and more seeds: `python -m tests.sim`.
 from functools import cache
 
 from tests.sim import traces
+from tests.sim.engine import A100, H100
 from tests.sim.measure import Figures, figures
 from tests.sim.scenarios import SCENARIOS, run
 
@@ -42,6 +43,13 @@ def test_conversations_stay_where_their_beginnings_are_kept() -> None:
     found, rival = measured("sessions", "llm", 60.0), measured("sessions", "lpwl", 60.0)
     assert found.goodput > rival.goodput + 0.1
     assert found.first_p50 < 0.7 * rival.first_p50
+
+
+def test_a_mixed_fleet_keeps_as_many_conversations_as_its_caches_hold() -> None:
+    """From its second minute on the fastest have been sent more than that, were more remembered of them."""
+    mixed = SCENARIOS["sessions"]._replace(fleet=[A100] * 4 + [H100] * 4)
+    found, rival = (figures(run(mixed, policy, 1)) for policy in ("llm", "cache_aware"))
+    assert found.goodput >= rival.goodput
 
 
 def test_a_real_conversation_trace_is_no_worse_than_by_the_least_prefill() -> None:

@@ -6,16 +6,16 @@
     score = QUEUE wait + ttft + O tpot        what it costs itself, for an output of O tokens
           + others a new felt                 what its prefill costs those that are there before it
           + others O/2 s d own                what its tokens cost them; on average they are half done
-          + REDO p fleet's a new              what its prefill takes from those to come
+          + REDO r/(1 - r) fleet's a new      what its prefill takes from those to come
           + error cost
 
 `ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
 the tokens that its steps read, `own` those of this request, `others` the requests in flight there. a, b, d, e are each
 endpoint's own, learned from what passed through it, and so is s = 1/(1 - share of its time that prefills take): what
-these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. p is how
-pressed the fleet is for time to prefill, 0 to 1. O is the route's average. There is nothing to configure. An endpoint
-that nothing is known of yet is taken to be like the others, and so is one that nothing was heard of for long: it is
-explored by few requests, as one that is late with its first token is not sent more.
+these make of a second of decoding, and what a second of prefill costs with all who will have to wait for it. r is the
+share of the whole fleet's time. O is the route's average. There is nothing to configure. An endpoint that nothing is
+known of yet is taken to be like the others, and so is one that nothing was heard of for long: it is explored by few
+requests, as one that is late with its first token is not sent more.
 
 Where engines tell their own load (`engine_metrics`), requests that reached them by other ways count as those of this
 gateway do, as far as their tokens can be guessed, and one that finds the cache full waits until others have made room.
@@ -32,21 +32,18 @@ from gateway.core.prompt import Prompt
 from gateway.core.speed import fit
 from gateway.core.standing import error_cost
 from gateway.core.strangers import Strangers
-from gateway.core.work import ENGINE_FRESH, RECENT, Work
+from gateway.core.work import BUSIEST, ENGINE_FRESH, RECENT, Work
 
 # A second that a prompt waits for others weighs as much as so many of its own: it is the part that another choice would
 # have spared, and it falls on few, whose first token is then the late one.
 QUEUE: Final = 26.0
 # A second in which an endpoint prefills what another one keeps is lost to all that would have come meanwhile, and what
 # is kept twice pushes out what is then missed. In seconds of the fleet, not of the endpoint, and the same for all where
-# none keeps anything: it holds conversations together, and says nothing of who is fast. A fleet with time to spare
-# loses nothing: it may well keep a beginning that many share on all of its endpoints.
-REDO: Final = 40.0
-PRESSED: Final = 0.2  # share of prefills in the fleet's time, from which on it has none to spare
+# none keeps anything: it holds conversations together, and says nothing of who is fast. It goes with r/(1 - r), as
+# what comes until a server that is busy r of its time has caught up: a fleet with time to spare loses nothing, and may
+# well keep a beginning that many share on all of its endpoints.
+REDO: Final = 80.0
 FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
-# Share of prefills in an endpoint's time, at most. What comes next is not all like what came last: were a long prompt
-# or two taken for its lot, too few endpoints would be left with all of the short ones.
-BUSIEST: Final = 0.7
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
 # Taken for true until the first sample: an 8B model on a large accelerator. Any numbers would do, since they are equal
@@ -65,7 +62,7 @@ class Llm(Prompted):
         super().__init__(endpoints)
         self._endpoints = tuple(endpoints)
         self._output = OUTPUT
-        self._redo = REDO * FIRST[1]  # seconds for each token
+        self._redo = 0.0  # seconds for each token
         self._settle_at = -inf
         self._strangers = [Strangers() for _ in endpoints]
 
@@ -135,8 +132,8 @@ class Llm(Prompted):
         shares = [busy(work, now) for work in works]
         for work, share in zip(works, shares, strict=True):
             work.stretch = 1.0 / (1.0 - min(share, BUSIEST))
-        pressed = min(sum(shares) / len(works) / PRESSED, 1.0)
-        self._redo = REDO * pressed * sum([work.a for work in works]) / len(works)
+        share = min(sum(shares) / len(works), BUSIEST)
+        self._redo = REDO * share / (1.0 - share) * sum([work.a for work in works]) / len(works)
         outputs = [work.speed.output for work in works]
         weight = sum([line.weight for line in outputs])
         if weight > 0.0:
