@@ -146,4 +146,5 @@ def _master(config: Path, settings: Settings, zone: Zone, handover: Handover | N
     certificates = CertificateStore(settings.tls.certificates, settings.tls)
     for problem in certificates.reload(is_quick=True):
         _log.warning("%s", problem)
-    return Master(settings, config, zone, certificates, handover)
+    # Absolute: the folder that we stand in may be removed, and another one put into its place.
+    return Master(settings, config.absolute(), zone, certificates, handover)

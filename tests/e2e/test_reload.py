@@ -4,6 +4,7 @@ import http.client
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
 from gateway.tls import authority
-from tests.e2e.harness import DemoModel, Gateway, gateway_command, run_gateway, served, until
+from tests.e2e.harness import DemoModel, Gateway, gateway_command, run_gateway, served, temporary_folder, until
 from tests.e2e.harness_load import READY, Answer, Load, worker_of
 from tests.e2e.harness_upstream import Connection, RawUpstream, answering, response
 from tests.e2e.harness_usage import MIB, private
@@ -346,7 +348,8 @@ def test_what_is_wrong_is_seen_until_it_is_mended(gateway: Gateway, model: dict[
     assert re.search(r"routes.yaml:\d+: modles", problem)
     assert "gateway_config_problems 1.0" in gateway.metrics()
     said = command(gateway, "status")
-    assert (said.returncode, f"not reloaded: {problem}" in said.stdout.replace("\n", "")) == (0, True), said.stdout
+    shown = "".join(said.stdout.split())  # in as many lines as it takes
+    assert (said.returncode, "".join(f"not reloaded: {problem}".split()) in shown) == (0, True), said.stdout
     (gateway.folder / "routes.yaml").write_bytes(right)  # which is what serves: nothing has changed
     until(lambda: not gateway.status()["problems"], "the mistake's being mended")
     assert "gateway_config_problems 0.0" in gateway.metrics()
@@ -470,3 +473,18 @@ def report(load: Load, calm: list[Answer], loud: list[Answer], began: list[float
         rate = len(answers) / (answers[-1].at - answers[0].at)
         print(f"{name} reloads: {len(answers)} requests, {rate:.0f}/s, p50 p90 p99 p999 in ms: {' '.join(quantiles)}")
     print(f"{len(began)} reloads in {end - began[0]:.1f} s, {len(load.failures)} failures, {len(load.cuts)} cuts")
+
+
+def test_a_folder_that_is_removed_and_comes_back_is_looked_into(demo: DemoModel) -> None:
+    """The gateway stands in it: a path that begins there leads nowhere any more."""
+    base = temporary_folder("gateway-")
+    (base / "here").mkdir()
+    with Gateway({"demo": served([demo.url])}, folder=base / "here") as gateway, gateway.client() as client:
+        shutil.copytree(gateway.folder, base / "kept")
+        shutil.rmtree(gateway.folder)
+        answer = httpx2.post(f"{gateway.admin_url}/reload", timeout=20)
+        assert answer.status_code == 422
+        assert any("routes.yaml" in problem for problem in answer.json()["problems"])
+        shutil.copytree(base / "kept", gateway.folder, dirs_exist_ok=True)  # there is something: the state is kept
+        gateway.write({"demo": served([demo.url]), "new": served([demo.url])})
+        until(lambda: client.get("/models/new/v2/health/ready").status_code == 200, "the new model")
