@@ -1,5 +1,6 @@
 """The processes that a master has forked, each in its slot, and when one that ended is started again."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -8,13 +9,14 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from gateway.server.zone import Zone, end_with_parent
+from gateway.server.zone import Zone
 
 _log = logging.getLogger("gateway.master")
 
 CONTROLLER = -1  # its slot; a worker's is its row of the zone
 _CRASH_SECONDS = 1.0  # a child that lived shorter is started again only after a pause
 _CRASH_PAUSE = 0.5
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Children:
@@ -47,6 +49,7 @@ class Children:
     def _run(self, slot: int, parent: int) -> NoReturn:
         code = 1
         try:
+            _leave_terminal()
             end_with_parent(parent, signal.SIGTERM)
             self.be(slot)
             code = 0
@@ -101,3 +104,17 @@ def tell(pids: list[int], number: int) -> None:
 
 def name_of(slot: int) -> str:
     return "the controller" if slot == CONTROLLER else f"worker {slot}"
+
+
+def _leave_terminal() -> None:
+    """Ctrl-C reaches the whole process group; only the master acts on it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """Have the kernel send a signal to this process when its parent dies; exit at once if it has died already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -275,10 +275,8 @@ class Controller:
 
 
 def run(office: Office) -> None:
-    """Be the controller until told to stop. Called in the child, right after the fork."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    """Be the controller until told to stop. Called in the child, right after the fork; signals are blocked until the
+    loop can take them."""
 
     async def main() -> None:
         with uncollected():

@@ -306,7 +306,6 @@ class Worker:
 def run(place: Place, certificates: CertificateStore, tls: Any) -> None:
     """Be a worker until told to stop. Called in the child, right after the fork; signals are blocked until the loop
     can take them."""
-    _ignore_terminal()
 
     async def main() -> None:
         with uncollected():
@@ -323,10 +322,3 @@ def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if not (isinstance(error, RuntimeError) and str(error).endswith("the handler is closed")):
         loop.default_exception_handler(context)
-
-
-def _ignore_terminal() -> None:
-    """Ctrl-C reaches the whole process group; only the master acts on it."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)

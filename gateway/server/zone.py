@@ -7,7 +7,6 @@ The token buckets behind the arrays take byte-range locks on the file descriptor
 releases if the holder dies.
 """
 
-import ctypes
 import mmap
 import os
 import time
@@ -196,13 +195,3 @@ class Zone:
     def __repr__(self) -> str:
         header = self.header
         return f"<Zone generation={header[GENERATION]} workers={header[WORKER_COUNT]} draining={header[DRAINING]}>"
-
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def end_with_parent(parent: int, signal: int) -> None:
-    """Have the kernel send `signal` to this process when its parent dies; exit at once if it has died already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal)
-    if os.getppid() != parent:
-        os._exit(1)

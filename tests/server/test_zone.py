@@ -136,7 +136,7 @@ def test_a_process_ends_with_its_parent() -> None:
     """Even if the parent cannot say anything any more."""
     code = """
 import os, signal, time
-from gateway.server.zone import end_with_parent
+from gateway.server.children import end_with_parent
 me = os.getpid()
 pid = os.fork()
 if pid == 0:
@@ -152,7 +152,7 @@ time.sleep(60)
 
 
 def test_a_process_whose_parent_has_gone_already_does_not_begin() -> None:
-    code = "from gateway.server.zone import end_with_parent; end_with_parent(1 << 22, 15); print('began')"
+    code = "from gateway.server.children import end_with_parent; end_with_parent(1 << 22, 15); print('began')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
 
