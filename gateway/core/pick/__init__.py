@@ -62,7 +62,12 @@ PROMPTED: Mapping[str, Callable[[Sequence[Endpoint]], PromptPolicy]] = {
     "sticky_until_saturated": StickyUntilSaturated,
 }
 
-POLICIES: dict[str, Callable[..., Policy]] = {
+
+def priority(endpoints: Sequence[Endpoint], within: str = "least_connections", full: int = 32) -> Policy:
+    return Priority(endpoints, CLASSIC[within], full)
+
+
+POLICIES: Mapping[str, Callable[..., Policy]] = {
     "round_robin": RoundRobin,
     "random": RandomChoice,
     "least_connections": LeastConnections,
@@ -78,16 +83,11 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "first": First,
     "weighted": weighted,
     **PROMPTED,
+    "priority": priority,
 }
 
 
-def priority(endpoints: Sequence[Endpoint], within: str = "least_connections", full: int = 32) -> Policy:
-    return Priority(endpoints, CLASSIC[within], full)
-
-
 CLASSIC: Mapping[str, Callable[[Sequence[Endpoint]], Policy]] = {name: POLICIES[name] for name in get_args(Within)}
-
-POLICIES["priority"] = priority
 
 KEYED = frozenset(("ip_hash", "consistent_hash"))  # bind keys to endpoints
 
