@@ -6,7 +6,7 @@ SHA-1, crypt, plain text) is an error, since whoever got the file could try bill
 
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,9 +102,5 @@ def is_password(hashed: str, password: bytes) -> bool:
 def decoys(users: Mapping[str, str]) -> tuple[str, ...]:
     """Hashes to check for a user that does not exist, in the shares in which the file has them: such an attempt takes
     the time that one at somebody's password takes."""
-    return tuple(_spread(list(users.values()))) or ("$2b$10$" + "." * 22 + "A" * 31,)
-
-
-def _spread(hashes: list[str]) -> Iterable[str]:
-    step = max(1, len(hashes) // 256)
-    return hashes[::step]
+    hashes = tuple(users.values())
+    return hashes[:: max(1, len(hashes) // 256)] or ("$2b$10$" + "." * 22 + "A" * 31,)
