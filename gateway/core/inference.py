@@ -18,12 +18,10 @@ from gateway.core.ledger import Ledger
 from gateway.core.outcome import Outcome
 from gateway.core.policy import PromptPolicy
 from gateway.core.prompt import CHARACTERS, Prompt
+from gateway.core.speed import FIRST
 from gateway.core.usage import Tail, generated_in
 from gateway.core.work import ENGINE_FRESH, Stream
 
-# Taken for an endpoint's speed until it has shown its own: an 8B model on a large accelerator.
-BASE: Final = 0.02  # seconds
-EACH: Final = 5e-5  # seconds for each token before the first
 # Events that come before a first token: what keeps a connection alive, and that a request was taken.
 _WAITING: Final = re.compile(
     rb"(?:(?::|event: ?(?:ping|message_start|response\.(?:created|queued|in_progress))\r?[\n\r]data:)"
@@ -106,7 +104,8 @@ class Informed:
             work.asked += request.prompt.tokens
             work.found += request.prompt.tokens - stream.tokens
             if not request.is_streamed:
-                due = now + (work.b + work.a * work.ahead(now) if work.a > 0.0 else BASE + EACH * work.pending)
+                base, slope = FIRST  # until it has shown its own
+                due = now + (work.b + work.a * work.ahead(now) if work.a > 0.0 else base + slope * work.pending)
                 self.unseen[stream] = due
                 self.presumed_at = min(due, self.presumed_at)
 

@@ -13,6 +13,11 @@ DOUBT: Final = 5.0  # samples that differ by NOISE of their mean, taken to have 
 NOISE: Final = 0.5
 FIRM: Final = 1.0  # samples, as far from the mean as that is from 0, taken to have shown the default's slope
 FEW: Final = 1e-3  # so faded that it counts for nothing
+# Taken for true until the first sample, a base and a slope each: an 8B model on a large accelerator. To compare
+# endpoints any numbers would do, since they are equal for all; these weigh the terms as they will be found to weigh.
+FIRST: Final = (0.02, 5e-5)
+EACH: Final = (0.01, 1e-7)
+OUTPUT: Final = 200  # tokens
 
 
 class Line:

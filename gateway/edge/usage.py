@@ -11,11 +11,11 @@ import msgspec
 from starlette.types import Message, Scope, Send
 
 from gateway.core.headers import get
+from gateway.core.prompt import CHARACTERS
 from gateway.core.usage import Tail
 from gateway.edge.form import is_form
 from gateway.model import Exchange
 
-_BYTES_PER_TOKEN: Final = 4  # of English text, by OpenAI's rule of thumb
 # An image or a sound, whose slashes some write as "\/".
 ATTACHMENT: Final = re.compile(rb'"(?:data:[^,"]{0,100};base64,)?([A-Za-z0-9+/\\]{1024,}={0,2})"')
 ATTACHMENT_TOKENS: Final = 1000  # of it: from 85 to some thousands, as model and size have it
@@ -71,16 +71,16 @@ def estimate(exchange: Exchange, scope: Scope) -> Estimate:
 
 def _prompt(body: bytes) -> int:
     size, attached = len(body), 0
-    if size > ATTACHMENT_TOKENS * _BYTES_PER_TOKEN and may_attach(body):
+    if size > ATTACHMENT_TOKENS * CHARACTERS and may_attach(body):
         for found in ATTACHMENT.finditer(body):
             size -= found.end() - found.start()
             attached += ATTACHMENT_TOKENS
-    return size // _BYTES_PER_TOKEN + attached
+    return size // CHARACTERS + attached
 
 
 def tokens_by_size(size: int, exchange: Exchange) -> int:
     """Tokens of a body in which nobody looks for a prompt. A form has a file."""
-    tokens = size // _BYTES_PER_TOKEN
+    tokens = size // CHARACTERS
     return min(tokens, ATTACHMENT_TOKENS) if is_form(exchange.fields.get(b"content-type", b"")) else tokens
 
 
@@ -129,7 +129,7 @@ class Usage:
         told = billed(tail.usage(), expected.prompt)
         if told is not None:
             return told
-        return expected.prompt + (tail.events if tail.is_stream else tail.bytes // _BYTES_PER_TOKEN)
+        return expected.prompt + (tail.events if tail.is_stream else tail.bytes // CHARACTERS)
 
 
 def billed(usage: dict[str, Any] | None, prompt: int) -> int | None:

@@ -29,7 +29,7 @@ from typing import Final
 from gateway.core.endpoint import Endpoint
 from gateway.core.pick.prompted import Prompted
 from gateway.core.prompt import Prompt
-from gateway.core.speed import fit
+from gateway.core.speed import EACH, FIRST, OUTPUT, fit
 from gateway.core.standing import error_cost
 from gateway.core.strangers import Strangers
 from gateway.core.work import BUSIEST, ENGINE_FRESH, RECENT, Work
@@ -46,11 +46,6 @@ REDO: Final = 80.0
 FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
-# Taken for true until the first sample: an 8B model on a large accelerator. Any numbers would do, since they are equal
-# for all; these weigh the terms as they will be found to weigh.
-FIRST: Final = (0.02, 5e-5)
-EACH: Final = (0.01, 1e-7)
-OUTPUT: Final = 200.0
 
 
 class Llm(Prompted):
@@ -61,7 +56,7 @@ class Llm(Prompted):
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(endpoints)
         self._endpoints = tuple(endpoints)
-        self._output = OUTPUT
+        self._output = float(OUTPUT)
         self._redo = 0.0  # seconds for each token
         self._settle_at = -inf
         self._strangers = [Strangers() for _ in endpoints]

@@ -11,16 +11,14 @@ All of them scan every candidate, exactly.
 
 from collections.abc import Sequence
 from random import Random
-from typing import Final
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.load import Loads, Works
 from gateway.core.pick.turns import Rotation
 from gateway.core.prefixes import prefixes_of
 from gateway.core.prompt import BLOCK_TOKENS, Prompt
+from gateway.core.speed import OUTPUT
 from gateway.core.work import Stream
-
-OUTPUT: Final = 200  # tokens: taken for an answer's length where nothing is known of it
 
 
 class Prompted:
