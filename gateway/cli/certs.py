@@ -5,14 +5,13 @@ understood.
 """
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.output import fail
+from gateway.cli.output import fail, print_table
 from gateway.tls import authority, inspect
 from gateway.tls.pair import Pair, Problem
 
@@ -59,7 +58,7 @@ def show(folder: Folder = Path("certs"), warn_days: WarnDays = 30) -> None:
     problems += [
         _expires_soon(pair, warn_days) for pair in pairs if now < pair.not_after < now + warn_days * inspect.DAY
     ]
-    _print_table([("NAME", "KEY", "DAYS LEFT", "HOSTS", "ISSUER"), *(_row(pair, now) for pair in pairs)])
+    print_table([("NAME", "KEY", "DAYS LEFT", "HOSTS", "ISSUER"), *(_row(pair, now) for pair in pairs)])
     for problem in problems:
         typer.echo(f"{'error' if problem.is_error else 'warning'}: {problem}", err=True)
     if problems:
@@ -96,12 +95,6 @@ def _expires_soon(pair: Pair, days: int) -> Problem:
 def _row(pair: Pair, now: float) -> tuple[str, ...]:
     days = f"{(pair.not_after - now) / inspect.DAY:.0f}"
     return pair.name, pair.key_type, days, ",".join((*pair.hosts, *pair.addresses)) or "-", pair.issuer
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _host_and_port(target: str) -> tuple[str, int]:

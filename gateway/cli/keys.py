@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from gateway.cli.output import fail
+from gateway.cli.output import fail, print_table
 from gateway.config.document import read_document
 from gateway.config.problems import ConfigError
 from gateway.config.settings import AuthSettings
@@ -93,9 +93,7 @@ def show_all(
     for key in found:
         expires = _day(key.expires) if key.expires else "never"
         rows.append((key.id, key.name, " ".join(key.models), _day(key.created), expires, key.state(now)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
 
 
 @keys.command()
