@@ -17,7 +17,7 @@ from random import Random
 from typing import TypeVar
 
 from gateway.config.settings import AcmeSettings
-from gateway.core.renewal import Suggestion, pause_after, renew_at
+from gateway.core.renewal import ASK_AGAIN, Suggestion, pause_after, renew_at
 from gateway.tls.authority import file_name
 from gateway.tls.files import write_whole
 from gateway.tls.pair import BadPair, Pair, Problem, read_pair
@@ -28,7 +28,6 @@ _log = logging.getLogger("gateway.control.renew")
 ACCOUNT = "acme-account.key"  # in state_dir
 _LONGEST_WAIT = 3600.0  # seconds; a clock may be set, a file removed
 _BUSY_WAIT = 30.0  # another gateway is at it
-_ASK_AGAIN = 6 * 3600.0  # RFC 9773, 4.3.3
 
 T = TypeVar("T")
 Obtain = Callable[[AcmeSettings, Path, Path, bytes], tuple[bytes, bytes]]
@@ -115,7 +114,7 @@ class Renewal:
             why = f" ({found.explanation})" if found.explanation else ""
             _log.info("certificate %s: its CA suggests to renew it at %s%s", self.name, _at(found.start), why)
         self._suggestion = pair.leaf, found
-        self._ask_at = self._clock() + (found.ask_again if found is not None else _ASK_AGAIN)
+        self._ask_at = self._clock() + (found.ask_again if found is not None else ASK_AGAIN)
 
     @property
     def _answers(self) -> Path:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 _FIRST_PAUSE = 300.0  # seconds; doubled, it makes 4 attempts in the first hour, where Let's Encrypt bears 5 failures
 _LONGEST_PAUSE = 6 * 3600.0
 _SPREAD = 0.2  # of a pause
+ASK_AGAIN = 6 * 3600  # seconds until a CA that does not say when is asked for its wish once more (RFC 9773, 4.3.3)
 
 
 class Suggestion(NamedTuple):

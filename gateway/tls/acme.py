@@ -23,7 +23,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 
 from gateway.config.settings import AcmeSettings
-from gateway.core.renewal import Suggestion
+from gateway.core.renewal import ASK_AGAIN, Suggestion
 from gateway.tls.files import write_whole
 from gateway.tls.validation import write_answer
 
@@ -31,7 +31,6 @@ _FAILURES = (errors.Error, messages.Error, JoseError, requests.RequestException,
 _PATIENCE = datetime.timedelta(seconds=120)  # for the CA to look at every domain, and to sign
 _NONCES = 8  # attempts at one request whose nonce is refused (RFC 8555, 6.5)
 _USER_AGENT = "model-gateway"
-_ASK_AGAIN = 6 * 3600  # seconds, where a CA does not say (RFC 9773, 4.3.3)
 _ASK_BOUNDS = 60.0, 86400.0  # of what it may say (4.3.2)
 
 
@@ -82,10 +81,10 @@ def suggested(settings: AcmeSettings, chain: bytes) -> Suggestion:
         network = _network(settings)
         directory = client.ClientV2.get_directory(settings.directory, network)
         if not _speaks_of_renewal(directory):
-            return Suggestion(0.0, 0.0, _ASK_AGAIN)
+            return Suggestion(0.0, 0.0, ASK_AGAIN)
         answer = network.get(f"{directory['renewalInfo']}/{_identify(chain)}", content_type="application/json")
         window = messages.RenewalInfo.from_json(answer.json()).suggested_window
-        again = (client.ClientV2.retry_after(answer, _ASK_AGAIN) - datetime.datetime.now()).total_seconds()
+        again = (client.ClientV2.retry_after(answer, ASK_AGAIN) - datetime.datetime.now()).total_seconds()
         explanation = str(answer.json().get("explanationURL", ""))[:300]
         start, end = window.start.timestamp(), window.end.timestamp()
         if end <= start:  # RFC 9773, 4.2: as if it had not answered

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from gateway.config.settings import ClientCA
 from gateway.core.certificate import ClientCertificate, Peer
 from gateway.tls.files import as_path
-from gateway.tls.pair import Problem
+from gateway.tls.pair import Problem, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def read(settings: ClientCA, before: _Trusted = _NOBODY) -> _Trusted:
         anchors = x509.load_pem_x509_certificates(content[0])
         strangers = [each.subject.rfc4514_string() for each in anchors if not _is_ca(each)]
     except _UNREADABLE as error:
-        raise ValueError(f"{settings.file}: not a file of PEM certificates ({_line(error)})") from None
+        raise ValueError(f"{settings.file}: not a file of PEM certificates ({one_line(error)})") from None
     if strangers:
         raise ValueError(f"{settings.file}: {strangers[0]} is not the certificate of a CA")
     lists: list[x509.CertificateRevocationList] = []
@@ -151,7 +151,7 @@ def read(settings: ClientCA, before: _Trusted = _NOBODY) -> _Trusted:
                 issuer = each.issuer.rfc4514_string()
                 revoked[issuer] = revoked.get(issuer, frozenset()) | {entry.serial_number for entry in each}
         except _UNREADABLE as error:
-            raise ValueError(f"{settings.crl}: {_line(error)}") from None
+            raise ValueError(f"{settings.crl}: {one_line(error)}") from None
     return _Trusted(content, tuple(anchors), tuple(lists), revoked)
 
 
@@ -204,10 +204,6 @@ def _content(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 # --- a connection's --------------------------------------------------------------------------------------------------
 
 _KINDS: dict[type[x509.GeneralName], str] = {
@@ -227,7 +223,7 @@ def peer_of(tls: object) -> Peer | None:
     try:
         return Peer(ca, read_certificate(der, _chain(tls)) if der else None)
     except _UNREADABLE as error:  # what OpenSSL takes and `cryptography` does not: it proves nobody
-        _log.warning("a client certificate that %s verified cannot be read: %s", ca, _line(error))
+        _log.warning("a client certificate that %s verified cannot be read: %s", ca, one_line(error))
         return Peer(ca, None)
 
 

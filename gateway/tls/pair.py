@@ -124,7 +124,7 @@ class Pair:
             public = x509.load_pem_x509_certificate(self.leaf).public_key()
             _judge_key(public)
         except _UNREADABLE as error:
-            raise BadPair(file, _one_line(error)) from None
+            raise BadPair(file, one_line(error)) from None
         _check_match(self.name, public, _load_key(self.name, self.key, None))
 
     def load_into(self, context: ssl.SSLContext) -> None:
@@ -164,7 +164,7 @@ def read_pair(folder: Path, name: str, *, is_quick: bool = False) -> Pair:
         hosts, addresses = _names(extensions.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME))
         remarks = (*_remarks(leaf, extensions, above), *above.remarks)
     except _UNREADABLE as error:
-        raise BadPair(file, _one_line(error)) from None
+        raise BadPair(file, one_line(error)) from None
     pair = Pair(
         name=name,
         leaf=blocks[0],
@@ -297,5 +297,6 @@ def _has_public_issuer(access: x509.ExtensionType | None) -> bool:
     return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What it says, on one line that a log can afford; its type, if it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
