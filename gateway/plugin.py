@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config.values import parse_duration, parse_size
+from gateway.core.body import Receiver, Replay
 from gateway.errors import ClientLeft
 from gateway.model import Exchange
 
@@ -197,7 +198,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> tuple[bytes |
     that was read is kept in `exchange.body`, so that it is read once, however many plugins ask. Raises ClientLeft.
     """
     exchange = exchange_of(scope)
-    if exchange.body is not None:
+    if exchange.body is not None and isinstance(receive, Receiver):  # else a plugin in front may have changed it
         return (exchange.body if len(exchange.body) <= limit else None), receive
     if _declared_length(scope) > limit:
         return None, receive
@@ -213,7 +214,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> tuple[bytes |
     if size > limit:
         return None, _replay(body, is_more, receive)
     exchange.body = body
-    return body, _replay(body, is_more, receive)
+    return body, Replay(body, receive)
 
 
 def _replay(body: bytes, is_more: bool, receive: Receive) -> Receive:

@@ -100,6 +100,17 @@ class Shouts(Raises):
         await self.app(scope, receive, sent)
 
 
+class Redacts(Raises):
+    """Takes a word out of what goes to the model."""
+
+    async def __call__(self, scope, receive, send):
+        async def redacted():
+            message = await receive()
+            return {**message, "body": message["body"].replace(b"secret", b"***")} if "body" in message else message
+
+        await self.app(scope, redacted, send)
+
+
 class BreaksOff(Raises):
     """Raises when a part of the answer has gone out."""
 
@@ -229,6 +240,15 @@ def gateway(counter: Counter) -> Iterator[Gateway]:
             "cors": public(cors | {"allow_methods": ["POST"]}),
             "example": served([upstream.url], plugins=[{"use": "plugins.example.Example", "greeting": "hi"}]),
             "both": public({"use": "plugins.example.Example", "greeting": "outer"}, {"use": "plugins.bad.Refuses"}),
+            "redacts": public({"use": "plugins.bad.Redacts"}, aliases=["censored"]),
+            "replaced": public({"use": "plugins.bad.Redacts"}, fallback=["plain"]),
+            "validated": public(
+                {"use": "plugins.bad.Redacts"},
+                {
+                    "use": "plugins.request_validator.RequestValidator",
+                    "schema": {"properties": {"prompt": {"const": "my ***"}}},
+                },
+            ),
             "hangs": public({"use": "plugins.bad.Hangs"}, timeouts={"total": "200ms"}),
             "hangslater": public({"use": "plugins.bad.HangsLater"}, timeouts={"total": "200ms"}),
             "listsmetered": public(
@@ -324,6 +344,15 @@ def test_a_plugin_cannot_be_made_to_write_a_second_field_or_request_to_the_model
     answer = client.get(f"/models/smuggles/x?{said.encode().hex()}")
     assert (answer.status_code, counter.count) == (500, before)
     assert client.get(f"/models/smuggles/x?{b'fine'.hex()}").status_code == 200
+
+
+@pytest.mark.parametrize("model", ["redacts", "redacts@v1", "censored", "replaced", "validated"])
+def test_what_a_plugin_makes_of_a_body_is_what_those_behind_it_get_by_whatever_name(
+    client: httpx2.Client, model: str
+) -> None:
+    answer = client.post("/v1/completions", json={"model": model, "prompt": "my secret"})
+    assert answer.status_code == 200
+    assert json.loads(answer.json()["body"])["prompt"] == "my ***"
 
 
 @pytest.mark.parametrize("place", ["method", "query_string", "path"])
