@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
@@ -23,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from gateway.config.settings import ClientCA
 from gateway.core.certificate import ClientCertificate, Peer
 from gateway.tls.files import as_path
-from gateway.tls.pair import Problem, one_line
+from gateway.tls.pair import UNREADABLE, Problem, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ LARGEST_FILE = 16 << 20  # bytes; a list of 400,000 revoked certificates
 
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 _PEM = serialization.Encoding.PEM
-_UNREADABLE = (ValueError, InternalError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def read(settings: ClientCA, before: _Trusted = _NOBODY) -> _Trusted:
     try:
         anchors = x509.load_pem_x509_certificates(content[0])
         strangers = [each.subject.rfc4514_string() for each in anchors if not _is_ca(each)]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{settings.file}: not a file of PEM certificates ({one_line(error)})") from None
     if strangers:
         raise ValueError(f"{settings.file}: {strangers[0]} is not the certificate of a CA")
@@ -150,7 +148,7 @@ def read(settings: ClientCA, before: _Trusted = _NOBODY) -> _Trusted:
             for each in lists:
                 issuer = each.issuer.rfc4514_string()
                 revoked[issuer] = revoked.get(issuer, frozenset()) | {entry.serial_number for entry in each}
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"{settings.crl}: {one_line(error)}") from None
     return _Trusted(content, tuple(anchors), tuple(lists), revoked)
 
@@ -222,7 +220,7 @@ def peer_of(tls: object) -> Peer | None:
     der = tls.getpeercert(binary_form=True)
     try:
         return Peer(ca, read_certificate(der, _chain(tls)) if der else None)
-    except _UNREADABLE as error:  # what OpenSSL takes and `cryptography` does not: it proves nobody
+    except UNREADABLE as error:  # what OpenSSL takes and `cryptography` does not: it proves nobody
         _log.warning("a client certificate that %s verified cannot be read: %s", ca, one_line(error))
         return Peer(ca, None)
 

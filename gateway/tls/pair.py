@@ -43,7 +43,7 @@ _NO_KIND = "its key is neither ECDSA (P-256, P-384, P-521), RSA nor Ed25519"
 _FOR_SERVERS = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
 _Extensions = Mapping[x509.ObjectIdentifier, x509.ExtensionType]
 _BROKEN_HASHES = (hashes.SHA1, hashes.MD5)  # RFC 9155; browsers and OpenSSL's security level 2 refuse them
-_UNREADABLE = (  # what `cryptography` raises for bytes that somebody damaged, found by damaging them
+UNREADABLE = (  # what `cryptography` raises for bytes that somebody damaged, found by damaging them
     ValueError,
     InternalError,
     UnsupportedAlgorithm,
@@ -123,7 +123,7 @@ class Pair:
         try:
             public = x509.load_pem_x509_certificate(self.leaf).public_key()
             _judge_key(public)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise BadPair(file, one_line(error)) from None
         _check_match(self.name, public, _load_key(self.name, self.key, None))
 
@@ -163,7 +163,7 @@ def read_pair(folder: Path, name: str, *, is_quick: bool = False) -> Pair:
         extensions = {each.oid: each.value for each in leaf.extensions}  # each look-up by class is such a pass
         hosts, addresses = _names(extensions.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME))
         remarks = (*_remarks(leaf, extensions, above), *above.remarks)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadPair(file, one_line(error)) from None
     pair = Pair(
         name=name,
@@ -217,7 +217,7 @@ def _load_key(name: str, pem: bytes, password: bytes | None) -> PrivateKeyTypes:
     try:
         # The costly proof that RSA's numbers are consistent is left out: whoever writes this folder is trusted.
         return serialization.load_pem_private_key(pem, password, unsafe_skip_rsa_key_validation=True)
-    except (TypeError, *_UNREADABLE):
+    except (TypeError, *UNREADABLE):
         if password is not None:
             raise BadPair(f"{name}.pass", f"does not open {file}") from None
         raise BadPair(file, "no PEM private key in it") from None

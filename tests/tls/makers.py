@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 PEM = serialization.Encoding.PEM
 KEY_MAKERS = {
@@ -45,6 +45,7 @@ class Leaf:
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH
     subject: str = "CN=leaf"
     issuer_url: str = ""  # where its issuer's certificate can be had
+    names: bytes = b""  # DER of a subjectAltName, instead of the hosts
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ def sign(leaf: Leaf, authority: Authority | None = None) -> Made:
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     if leaf.hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(h) for h in leaf.hosts]), critical=False)
+    if leaf.names:
+        raw = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, leaf.names)
+        builder = builder.add_extension(raw, critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(is_ca=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([leaf.usage]), critical=False)

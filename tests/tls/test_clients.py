@@ -327,6 +327,12 @@ def test_names_of_every_kind_are_read_of_a_certificate() -> None:
     assert found.common_name == "alice"
 
 
+def test_a_certificate_that_only_openssl_can_read_proves_nobody(loop: str, tmp_path: Path) -> None:
+    """Its subjectAltName is an x400Address: RFC 5280, 4.2.1.6 has it, and `cryptography` does not."""
+    odd = sign(Leaf([], usage=ExtendedKeyUsageOID.CLIENT_AUTH, names=bytes.fromhex("3004a3023000")), CLIENTS)
+    assert talk(loop, loaded(tmp_path, all={}), ("a.test", odd)) == ["None"]
+
+
 def test_nobody_is_asked_on_a_connection_without_tls() -> None:
     assert peer_of(None) is None
 
