@@ -38,7 +38,11 @@ def demo_model(
 ) -> None:
     """Run a stand-in model server: OpenAI API, Open Inference Protocol, echo; with --engine, with a GPU's times."""
     try:
-        demo = Demo(name, version, parse_duration(delay))
+        pause = parse_duration(delay)
+    except ValueError as error:
+        fail(f"--delay: {error}", 2)
+    try:
+        demo = Demo(name, version, pause)
         serving = None
         if engine is not None:
             serving = Serving(demo, PROFILES[engine], speed=speed, interval=stream_interval)

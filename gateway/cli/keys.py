@@ -18,10 +18,12 @@ import typer
 
 from gateway.cli.output import fail, print_table
 from gateway.config.document import read_document
+from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.settings import AuthSettings
 from gateway.config.values import parse_duration
 from gateway.control.keys import KeyEditError, KeyRing, Wish, editing, find
+from gateway.model import Principal
 from gateway.stores.keyentry import Key
 from gateway.stores.keyfile import KeyFileError, read
 from gateway.stores.keys import OwnLimit
@@ -69,9 +71,11 @@ def create(
     limits += [OwnLimit(rate=rate, unit="tokens") for rate in token_limit or ()]
     limits += [OwnLimit(in_flight=in_flight)] if in_flight is not None else []
     methods = [each.upper() for each in method or ()]
-    wish = Wish(name, models, owner, _seconds(expires), _pairs(metadata or []), limits, methods)
+    wish = Wish(name, models, owner, _seconds(expires, "--expires"), _pairs(metadata or []), limits, methods)
     with _reported(), editing(_key_file(file, config)) as ring:
         key, secret = ring.create(wish)
+    for glob in _unknown(models, config):
+        _tell(f"note: {config} has no model or version that {glob!r} fits; aliases do not count")
     _tell(f"Key {key.id} for {key.name}, {_reach(key)}. It is shown this once:")
     typer.echo(secret)
 
@@ -120,7 +124,7 @@ def rotate(
     config: Config = _CONFIG,
 ) -> None:
     """Make a new secret for a key and print it, once. Its id, name, models and limits stay."""
-    seconds = _seconds(grace) or 0.0
+    seconds = _seconds(grace, "--grace") or 0.0
     with _reported(), editing(_key_file(file, config)) as ring:
         key, secret = ring.rotate(who, seconds)
     _tell(f"Key {key.id} of {key.name}; the old one is accepted for {grace} more. The new one is shown this once:")
@@ -181,6 +185,18 @@ def _key_file(file: Path | None, config: Path) -> Path:
     return config.absolute().parent / (named if isinstance(named, str) else default)
 
 
+def _unknown(globs: Sequence[str], config: Path) -> list[str]:
+    """Those that let nobody in as the configuration is now; none where it says nothing of models, or is wrong."""
+    try:
+        models = load(config).models
+    except ConfigError:
+        return []
+    names = [(name, version) for name, model in models.items() for version in model.versions]
+    return [
+        glob for glob in globs if names and not any(Principal("", "", "key", (glob,)).may_call(*name) for name in names)
+    ]
+
+
 @contextmanager
 def _reported() -> Iterator[None]:
     try:
@@ -198,17 +214,17 @@ def _shown(key: Key, now: float) -> dict[str, object]:
     return {**fields, "state": key.state(now), **({"previous_until": accepted} if accepted else {})}
 
 
-def _seconds(duration: str | None) -> float | None:
+def _seconds(duration: str | None, option: str) -> float | None:
     try:
         return None if duration is None else parse_duration(duration)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if not all(name and separator for name, separator, _ in pairs):
-        raise typer.BadParameter("metadata is NAME=VALUE")
+        raise typer.BadParameter("it is NAME=VALUE", param_hint="--metadata")
     return {name: value for name, _, value in pairs}
 
 

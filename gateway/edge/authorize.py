@@ -48,7 +48,9 @@ class Authorize:
                 raise Forbidden
             if exchange.version is not None and exchange.version not in allowed:
                 is_there = exchange.version in self._versions and not self._is_hidden
-                raise Forbidden if is_there else VersionNotFound
+                if is_there:
+                    raise Forbidden
+                raise VersionNotFound(f"The model {self._access.model!r} has no version {exchange.version[:200]!r}.")
             if allowed is not self._versions:
                 exchange.allowed_versions = allowed
         if principal.methods and scope["method"] not in principal.methods:

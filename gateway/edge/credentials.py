@@ -28,6 +28,8 @@ def read_credential(settings: UpstreamAuth) -> Header:
     else:
         place = f"the variable {settings.value_env}"
         value = os.environ.get(settings.value_env or "", "").encode().strip()
+        if not value:
+            raise ValueError(f"{place} is not set, or empty")
     if len(value) > _LONGEST or not _VALUE.fullmatch(value):
         raise ValueError(f"{place} is empty, longer than {_LONGEST} bytes or has what a header cannot hold")
     scheme = settings.scheme.encode()

@@ -43,6 +43,16 @@ def test_create_prints_the_key_and_nothing_else_to_standard_output() -> None:
     assert owner(result.stdout.strip()) == "alice"
 
 
+def test_a_glob_that_no_model_fits_is_told_and_the_key_made(folder: Path) -> None:
+    (folder / "routes.yaml").write_text(
+        "models: {org/llama-8b: {aliases: [llama], versions: {fp8: {endpoints: [http://127.0.0.1:1]}}}}\n"
+    )
+    globs = ["llama", "org/*@fp9", "org/*", "*@fp8"]
+    result = run("create", "--name", "alice", *(word for glob in globs for word in ("--models", glob)))
+    assert [line.split("'")[1] for line in result.stderr.splitlines() if line.startswith("note: ")] == globs[:2]
+    assert owner(result.stdout.strip()) == "alice"
+
+
 def test_list_shows_states_and_never_a_secret(folder: Path) -> None:
     secrets = [create("alice"), create("bob", "--expires", "90d"), create("carol", "--expires", "0s")]
     run("revoke", "alice")

@@ -60,4 +60,4 @@ def test_a_key_that_is_not_there_is_an_error_at_the_start(demo: DemoModel) -> No
     models = {"m": served([demo.url], upstream_auth={"value_env": "NO_SUCH_KEY"})}
     with Gateway(models, wait=False) as gateway:
         assert gateway.popen.wait(20) == 1
-        assert "models.m.upstream_auth: the variable NO_SUCH_KEY is empty" in gateway.output
+        assert "models.m.upstream_auth: the variable NO_SUCH_KEY is not set" in gateway.output

@@ -82,7 +82,7 @@ def test_a_named_version_must_be_granted() -> None:
 
 
 def test_a_version_that_does_not_exist_is_not_found_for_those_who_may_call_the_model() -> None:
-    with pytest.raises(VersionNotFound):
+    with pytest.raises(VersionNotFound, match="'iris' has no version 'v9'"):
         call(make(), caller("iris@v1"), "v9")
     with pytest.raises(Forbidden):
         call(make(), caller("other"), "v9")
