@@ -206,8 +206,12 @@ def test_forty_asynchronous_chats_at_once_streamed_and_whole(gateway: Gateway) -
     assert asyncio.run(run()) == [f"demo@v{1 + n % 2} here. You said: number {n}" for n in range(40)]
 
 
+@pytest.mark.parametrize("base", ["/v1", "/models/whisper/v1"])
 @pytest.mark.parametrize("model", ["whisper", "whisper-1@v3"])
-def test_a_sound_reaches_the_model_that_its_form_names(client: openai.OpenAI, whisper: RawUpstream, model: str) -> None:
+def test_a_sound_reaches_the_model_that_its_form_names(
+    gateway: Gateway, client: openai.OpenAI, whisper: RawUpstream, model: str, base: str
+) -> None:
+    client = client.with_options(base_url=f"{gateway.base_url}{base}")
     sound = b"RIFF" + bytes(range(256)) * 1000
     answer = client.audio.transcriptions.create(model=model, file=("a.wav", sound), language="en")
     assert answer.text == "so it was said"
