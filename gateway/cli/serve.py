@@ -26,7 +26,7 @@ from gateway.preflight import VALIDATORS
 from gateway.server.listeners import Handover, inherited
 from gateway.server.log import StandardError
 from gateway.server.lookups import widen
-from gateway.server.master import Master
+from gateway.server.master import Master, worker_count
 from gateway.server.state import SESSION_SECRETS, ensure_secret
 from gateway.server.zone import Zone
 from gateway.stores.table import size_of
@@ -57,7 +57,7 @@ def serve(config: Config = Path("routes.yaml")) -> None:
         fail(str(error))
     try:
         _raise_open_files()
-        widen()
+        widen(worker_count(settings) + 1)
         _ready_folder(settings)
         zone = _zone(handover if before else None)
         master = _master(config, settings, zone, handover)

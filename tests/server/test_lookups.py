@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,12 +47,32 @@ def test_a_lookup_that_is_over_is_forgotten() -> None:
     uvloop.run(main(), loop_factory=Loop)
 
 
-def test_what_an_operator_says_of_threads_stays() -> None:
-    environ: dict[str, str] = {}
-    widen(environ)
-    assert environ == {"UV_THREADPOOL_SIZE": "64"}
-    widen(environ := {"UV_THREADPOOL_SIZE": "8"})
-    assert environ == {"UV_THREADPOOL_SIZE": "8"}
+@pytest.mark.parametrize(
+    ("pids_max", "processes", "said", "threads"),
+    [
+        ("max", 3, None, "64"),
+        (None, 3, None, "64"),
+        ("1024", 17, None, "15"),  # with as many of a successor: a half of 1,024
+        ("100", 3, None, "8"),
+        ("10", 3, None, "4"),
+        ("100", 3, "32", "32"),
+    ],
+)
+def test_threads_for_lookups_are_as_many_as_the_control_group_has_room_for_unless_the_operator_says_so(
+    pids_max: str | None, processes: int, said: str | None, threads: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if pids_max is not None:
+        (tmp_path / "pids.max").write_text(f"{pids_max}\n")
+    environ = {"UV_THREADPOOL_SIZE": said} if said else {}
+    widen(processes, environ, [tmp_path / "pids.max", tmp_path / "none"])
+    assert environ == {"UV_THREADPOOL_SIZE": threads}
+
+
+def test_a_limit_of_the_users_processes_counts_too(monkeypatch: Any) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (120, 120))
+    widen(3, environ := dict[str, str](), [])
+    assert environ == {"UV_THREADPOOL_SIZE": "10"}
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
