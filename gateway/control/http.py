@@ -44,15 +44,15 @@ class Line:
         return await self._ask(await self._connect(), request)
 
     async def _ask(self, connection: "_Connection", request: bytes) -> Answer:
+        may_keep = False
         try:
             answer = await connection.ask(request)
-        except BaseException:  # its deadline, too
-            connection.transport.abort()
-            raise
-        if connection.is_reusable:
-            self.kept = connection
-        else:
-            connection.transport.abort()
+            may_keep = connection.is_reusable
+        finally:  # also at its deadline
+            if may_keep:
+                self.kept = connection
+            else:
+                connection.transport.abort()
         return answer
 
     async def _connect(self) -> "_Connection":
