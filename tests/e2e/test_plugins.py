@@ -250,6 +250,7 @@ def gateway(counter: Counter) -> Iterator[Gateway]:
                 },
             ),
             "hangs": public({"use": "plugins.bad.Hangs"}, timeouts={"total": "200ms"}),
+            "patient": public({"use": "plugins.bad.Hangs"}),
             "hangslater": public({"use": "plugins.bad.HangsLater"}, timeouts={"total": "200ms"}),
             "listsmetered": public(
                 {"use": "plugins.bad.Lists"}, limits=[{"rate": "1000000/second", "unit": "tokens", "per": "ip"}]
@@ -391,6 +392,11 @@ def test_a_plugin_that_hangs_is_ended_by_the_routes_total_timeout(gateway: Gatew
         assert wire.wait_closed()
         assert wire.received.endswith(b"1\r\n1\r\n"), "it is seen to be broken"
     assert serves_on(gateway)
+
+
+def test_a_clients_deadline_ends_a_plugin_that_waits_for_longer(client: httpx2.Client) -> None:
+    answer = client.get("/models/patient/x", headers={"x-request-timeout": "50ms"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
 def test_a_mistake_is_logged_with_its_stack_and_its_request(gateway: Gateway, client: httpx2.Client) -> None:
