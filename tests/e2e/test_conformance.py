@@ -130,7 +130,7 @@ def test_what_reaches_the_origin_is_clean_and_is_what_each_client_sent(gateway: 
         b"GET /x HTTP/1.1\r\nHost: a\r\n\r\nleft over",
     ],
 )
-def test_the_judge_refuses(data: bytes) -> None:
+def test_the_judge_refuses_what_a_gateway_must_not_send(data: bytes) -> None:
     with pytest.raises(Unclean):
         parse(data)
 

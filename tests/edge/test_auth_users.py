@@ -57,7 +57,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_nobody_else_is(name: str) -> None:
+def test_whoever_has_no_such_password_is_refused(name: str) -> None:
     users = Users({"alice": HASH})
     for _ in range(2):  # looked at, then remembered as wrong
         with pytest.raises(Unauthenticated):
