@@ -173,9 +173,8 @@ def check_pattern(text: str) -> str:
 def check_replacement(pattern: str, replace: str) -> None:
     """Raises ValueError if `replace` refers to a group that `pattern` lacks."""
     try:
-        re.compile(f"{pattern}|".encode()).sub(
-            replace.encode(), b""
-        )  # the added branch always matches, so the template is read
+        # The added branch always matches, so the template is read.
+        re.compile(f"{pattern}|".encode()).sub(replace.encode(), b"")
     except (re.error, IndexError) as error:
         raise ValueError(f"replace: {replace!r} does not fit the pattern: {error}") from None
 

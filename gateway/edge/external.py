@@ -126,10 +126,10 @@ class External:
                 del known[digest]
         decision = await self._look(about, exchange)
         if decision.until > now:
-            store, most = (self._refused, _REFUSALS_REMEMBERED) if decision.principal is None else (
-                self._admitted, _REMEMBERED)  # fmt: skip
+            is_refused = decision.principal is None
+            store = self._refused if is_refused else self._admitted
             store[digest] = decision
-            if len(store) > most:
+            if len(store) > (_REFUSALS_REMEMBERED if is_refused else _REMEMBERED):
                 store.popitem(last=False)
         return decision
 

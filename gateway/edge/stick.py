@@ -22,9 +22,8 @@ from gateway.model import Exchange, Header
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # a token (RFC 9110, 5.6.2)
 _COOKIE: Final = frozenset((b"cookie",))
 _REMEMBERED: Final = 4096  # Cookie fields whose session is kept, forgotten all at once when there are more
-_GRAINS: Final = (
-    64  # of a ttl: sessions end at a whole one, up to 1/64 early, so that one token serves many new clients
-)
+# Of a ttl: sessions end at a whole one, up to 1/64 early, so that one token serves many new clients.
+_GRAINS: Final = 64
 _LONGEST: Final = 1024  # bytes of a Cookie field that is remembered, so that all of them take 4 MiB at most
 
 

@@ -33,9 +33,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".crt", ".key", ".pass")
 CONTEXTS = 1024  # built at most: 23 KiB and 1 ms each
 PROOFS = 64  # pairs shown to OpenSSL in one reload, 1 ms each; of more, the rest is shown on first use
-QUICK = (
-    64  # new pairs whose keys are looked at in a quick reload, 60 µs each; of more, the rest is left to the next one
-)
+QUICK = 64  # new pairs whose keys are looked at in a quick reload, 60 µs each; of more, the rest is for the next one
 UNSETTLED = 2.0  # seconds; FAT's timestamps, the coarsest, count by 2 s
 
 _Times = tuple[int, int, int, int]

@@ -16,9 +16,8 @@ from gateway.model import Header
 # while it works (RFC 9110, 15.2 sets no bound), but a flood of them is an attack.
 _HEAD_BOUND: Final = 64 * 1024
 _FIELD_BOUND: Final = 256
-_BARREN_BOUND: Final = (
-    64 * 1024
-)  # bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension
+# Bytes behind the head, in a row, that hold nothing of a body: of a trailer, an extension.
+_BARREN_BOUND: Final = 64 * 1024
 _START: Final = b"HTTP/1."
 
 
