@@ -49,9 +49,8 @@ def check(config: Path, validators: Sequence[Validator] = (), advisers: Sequence
 
 
 def _summary(settings: Settings) -> str:
-    models = settings.models.values()
-    endpoints = sum(len(version.endpoints) for model in models for version in model.versions.values())
-    return f"{_counted(len(models), 'model')}, {_counted(endpoints, 'endpoint')}"
+    endpoints = sum(len(model.urls) for model in settings.models.values())
+    return f"{_counted(len(settings.models), 'model')}, {_counted(endpoints, 'endpoint')}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -348,3 +348,8 @@ class ModelSettings(ModelDefaults):
         None, "Serves requests that name no version, where no weights split them; the last version if absent."
     )
     versions: dict[VersionName, VersionSettings] = needed("What is served, by version; at least one.")
+
+    @property
+    def urls(self) -> list[str]:
+        """Every endpoint of every version, in the order of the file; one of two versions is there twice."""
+        return [endpoint.url for version in self.versions.values() for endpoint in version.endpoints]

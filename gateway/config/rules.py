@@ -207,7 +207,7 @@ def endpoints_differ(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for label, version in model.versions.items():
             yield from _repeated(version, ("models", name, "versions", label, "endpoints"))
-            urls.update(endpoint.url for endpoint in version.endpoints)
+        urls.update(model.urls)
     if len(urls) > ENDPOINTS:
         yield Finding(("models",), f"{len(urls)} endpoints; one machine has room for {ENDPOINTS}")
 

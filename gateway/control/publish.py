@@ -81,13 +81,7 @@ def read(state_dir: Path) -> Published:
 
 def urls_of(settings: Settings) -> list[str]:
     """Every endpoint, once, in the order of the file."""
-    found = (
-        endpoint.url
-        for model in settings.models.values()
-        for version in model.versions.values()
-        for endpoint in version.endpoints
-    )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(url for model in settings.models.values() for url in model.urls))
 
 
 def engines_of(settings: Settings) -> set[str]:

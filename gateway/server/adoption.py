@@ -7,7 +7,7 @@ changed model weighs anew.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import cast
 
@@ -88,7 +88,7 @@ def kept(old: Settings, new: Settings, routes: Mapping[str, Route]) -> dict[str,
     if granted_headers(old) != granted_headers(new):  # what one model's service may say is kept from clients of all
         return {}
     same = {name: model for name, model in new.models.items() if old.models.get(name) is model}
-    changed = {url for name, model in new.models.items() if name not in same for url in urls_of(model)}
+    changed = {url for name, model in new.models.items() if name not in same for url in model.urls}
     return {name: routes[name] for name, model in same.items() if _is_self_contained(model, changed)}
 
 
@@ -97,9 +97,4 @@ def _is_self_contained(model: ModelSettings, changed: set[str]) -> bool:
         return False
     if model.upstream_auth is not None or model.external is not None:
         return False
-    return not any(url in changed or url.startswith("https:") for url in urls_of(model))
-
-
-def urls_of(model: ModelSettings) -> Iterator[str]:
-    for version in model.versions.values():
-        yield from (endpoint.url for endpoint in version.endpoints)
+    return not any(url in changed or url.startswith("https:") for url in model.urls)
