@@ -154,6 +154,15 @@ def keys(settings: Settings) -> Iterator[Problem]:
             yield Problem(place, 0, "", message)
 
 
+def key_warnings(settings: Settings) -> Iterator[Problem]:
+    """No file of keys where some would be taken: it may be named wrongly, and then all callers are nobody."""
+    auth = settings.auth
+    if auth.key_store is None and not auth.keys.exists() and any("key" in m.auth for m in settings.models.values()):
+        yield Problem(
+            "", 0, "auth.keys", f"{auth.keys} is not there: no key is taken until `gateway keys create` makes it"
+        )
+
+
 def users(settings: Settings) -> Iterator[Problem]:
     """The file of users can be used."""
     try:
@@ -169,5 +178,5 @@ the last good one on."""
 EVERYTHING = (*VALIDATORS, keys, users, issuers_keys, certificates)
 """For `gateway check`."""
 
-WARNINGS = (certificate_warnings,)
+WARNINGS = (certificate_warnings, key_warnings)
 """For `gateway check` as well: the gateway would start with it."""

@@ -22,7 +22,7 @@ from gateway.control import publish, reload
 from gateway.core.session import Sessions
 from gateway.edge import meters
 from gateway.edge.journal import open_log
-from gateway.preflight import VALIDATORS
+from gateway.preflight import VALIDATORS, key_warnings
 from gateway.server.listeners import Handover, inherited
 from gateway.server.log import StandardError
 from gateway.server.lookups import widen
@@ -55,6 +55,8 @@ def serve(config: Config = Path("routes.yaml")) -> None:
         published, settings = reload.prepare(config, before, VALIDATORS, plugin.code)
     except (ConfigError, plugin.PluginError) as error:
         fail(str(error))
+    for warning in key_warnings(settings):
+        _log.warning("%s", warning)
     try:
         _raise_open_files()
         widen(worker_count(settings) + 1)

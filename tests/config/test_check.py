@@ -139,6 +139,16 @@ def test_certificates_that_are_served_and_not_as_they_should_be_are_warned_of(tm
     assert out == f"{path}: ok: 1 model, 1 endpoint\n"
 
 
+def test_a_file_of_keys_that_is_not_there_is_warned_of_where_keys_are_taken(tmp_path, capsys):
+    path = written(tmp_path, f"auth: {{keys: kyes.yaml}}\n{MODEL}")
+    for is_there in (False, True):
+        if is_there:
+            (tmp_path / "kyes.yaml").write_text("pepper: 0hJFMYuHawMTILEsET8U2dCUQipUei8KIH0b3C5OiyQ\nkeys: []\n")
+        assert check(path, EVERYTHING, WARNINGS) == 0
+        warned = f"{path}:1: warning: auth.keys: {tmp_path}/kyes.yaml is not there: no key is taken until"
+        assert (warned in capsys.readouterr().err) is not is_there
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
