@@ -20,7 +20,6 @@ from gateway.errors import (
     UpstreamInvalid,
     UpstreamTimeout,
     UpstreamTruncated,
-    UpstreamUntrusted,
 )
 from gateway.upstream.faults import why_unwanted
 from gateway.upstream.reply import Reply
@@ -261,7 +260,7 @@ class Connection(asyncio.Protocol):
         if not self.received:
             unwanted = why_unwanted(exc)
             if unwanted is not None:
-                return UpstreamUntrusted(unwanted)
+                return UpstreamClosed(unwanted)  # of a body that streams in, parts are gone: no `UpstreamUntrusted`
             window = _RESET_WINDOW if isinstance(exc, ConnectionError) else _STALE_WINDOW
             if self.is_reused and monotonic() - self.sent_at < window:
                 return StaleConnection()

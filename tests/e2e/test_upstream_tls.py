@@ -101,6 +101,20 @@ def test_a_server_that_asks_for_a_certificate_or_does_not_trust_ours_is_a_502_th
         assert upstream.requests == []
 
 
+def test_a_body_that_streams_in_is_not_sent_elsewhere_when_its_beginning_went_to_a_server_that_wants_a_certificate(
+    gateway: Gateway, folder: Path
+) -> None:
+    demanding = server_tls(folder, make("127.0.0.1"), verify_mode=ssl.CERT_REQUIRED)
+    with serving(demanding) as first, serving(server_tls(folder, make("127.0.0.1"))) as second:
+        tls = {"ca": str(trust(folder))}
+        models = {"m": served([first.url, second.url], auth=[], upstream_tls=tls, balance={"policy": "first"})}
+        assert gateway.reload(models) == []
+        with gateway.raw() as client:
+            client.send(b"POST /models/m/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+            client.read_response()
+        assert [request.body for request in second.requests] == []
+
+
 def test_a_client_that_leaves_in_a_handshake_upstream_is_no_error_of_ours(gateway: Gateway, folder: Path) -> None:
     with serving(server_tls(folder, make("127.0.0.1"))) as upstream:
         assert gateway.reload(model(upstream, insecure=True)) == []
