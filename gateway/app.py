@@ -104,6 +104,8 @@ from gateway.upstream.gate import Bounds, Gates
 from gateway.upstream.retrier import Retrier
 from gateway.upstream.waiting import WaitingRoom
 
+_FEW = 50  # endpoints, which take a millisecond to make
+
 
 class Gateway(Starlette):
     """Starlette with our layers as its middleware and none of its own: `Rescue` does what those do with exceptions,
@@ -162,6 +164,7 @@ def compiling(
         if name in kept:
             routes[name] = kept[name]
             continue
+        yield from _making(model, slots, runtime)
         pools = {version: _pool(name, version, model, slots, runtime) for version in model.versions}
         tail = _tail(name, model, pools, runtime)
         routes[name] = Route(
@@ -230,6 +233,16 @@ def granted_headers(settings: Settings) -> frozenset[bytes]:
 
 def split_of(model: ModelSettings) -> Split:
     return Split({version: arm.weight for version, arm in model.versions.items()}, model.default_version)
+
+
+def _making(model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Generator[None, None, None]:
+    """Endpoints that are new, a few at a time; `_pool` finds them there."""
+    for arm in model.versions.values():
+        tls = arm.upstream_tls or model.upstream_tls
+        for number, each in enumerate(arm.endpoints, 1):
+            runtime.endpoint(each.url, slots[each.url], each.weight, tls)
+            if number % _FEW == 0:
+                yield
 
 
 def _pool(name: str, version: str, model: ModelSettings, slots: Mapping[str, int], runtime: Runtime) -> Pool:

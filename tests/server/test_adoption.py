@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gateway.app import compiling
 from gateway.config.settings import Settings
 from gateway.control.publish import Published, text_of, texts_of_models
 from gateway.core.snapshot import Route
@@ -45,6 +46,24 @@ def test_a_model_whose_text_did_not_change_is_the_very_same() -> None:
     assert new.models["b"] is not old.models["b"]
     assert list(new.models) == ["a", "b", "c"]
     assert new == settings_of(a=at(A), b=at(B, methods=["GET"]), c=at(A))
+
+
+def test_a_model_of_thousands_of_endpoints_is_taken_over_a_few_at_a_time() -> None:
+    """10,000 new ones held up a worker's requests for 0.17 s."""
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, 3001)]
+    settings = taken_over(settings_of(a=at(A)), settings_of(a=at(*urls)))
+    assert settings == settings_of(a=at(*urls))
+    made: list[str] = []
+
+    class Making:
+        def endpoint(self, url: str, *_: Any) -> None:
+            made.append(url)
+
+    runtime: Any = Making()
+    work = compiling(settings, 1, {url: slot for slot, url in enumerate(urls)}, runtime, {})
+    for step in range(1, 61):
+        next(work)
+        assert len(made) == 50 * step
 
 
 def test_settings_survive_being_published() -> None:
