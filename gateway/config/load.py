@@ -40,7 +40,8 @@ def read(path: FilePath) -> tuple[Settings, Marks, list[Problem]]:
     try:
         settings = _validate(data, base)
     except ValidationError as error:
-        wrong = [finding for finding in findings(error) if not _follows(marks.origin(finding[0]), document.broken)]
+        above = _Broken(document.broken).above
+        wrong = [finding for finding in findings(error) if marks.origin(finding[0]) not in above]
         problems.update(marks.problem(path, message) for path, message in wrong)
         settings, left_out = _without_errors(data, base, error)
         broken += left_out
@@ -48,11 +49,6 @@ def read(path: FilePath) -> tuple[Settings, Marks, list[Problem]]:
     if problems:
         raise ConfigError(problems)
     return settings, marks, sorted(_found(ADVICE, settings, marks, ()))
-
-
-def _follows(path: Path, broken: Iterable[Path]) -> bool:
-    """Whether a mistake at `path` only says that something at or below it is broken."""
-    return any(place[: len(path)] == path for place in broken)
 
 
 def with_defaults(data: Any) -> Any:
@@ -121,14 +117,21 @@ def _remove(data: Any, place: Path) -> None:
 
 def _found(rules: Iterable[Rule], settings: Settings, marks: Marks, broken: Collection[Path]) -> set[Problem]:
     """What the rules find, without that which rests on something broken."""
-    problems = set()
+    problems, known = set(), _Broken(broken)
     for rule in rules:
         for found in rule(settings):
-            if not any(_touch(place, need) for need in (found.path, *found.needs) for place in broken):
+            if not any(known.touches(need) for need in (found.path, *found.needs)):
                 problems.add(marks.problem(found.path, found.message))
     return problems
 
 
-def _touch(one: Path, other: Path) -> bool:
-    shorter = min(len(one), len(other))
-    return one[:shorter] == other[:shorter]
+class _Broken:
+    """Places that are left out. As sets: a mistake in `defaults` is one of each of thousands of models."""
+
+    def __init__(self, places: Collection[Path]) -> None:
+        self.places = set(places)
+        self.above = {place[:depth] for place in places for depth in range(len(place) + 1)}  # they are there, or below
+
+    def touches(self, path: Path) -> bool:
+        """Whether one of them is at `path`, below it or above it."""
+        return path in self.above or any(path[:depth] in self.places for depth in range(len(path)))

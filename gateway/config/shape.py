@@ -1,6 +1,7 @@
 """What every section of routes.yaml has in common, and how to walk from one to the next by the keys of the file."""
 
 import types
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return section_of(get_args(kind)[-1]) if get_origin(kind) in (list, dict) else None
 
 
+@cache  # asked about each unknown key
 def fields_of(section: type[BaseModel]) -> dict[str, Any]:
     """The keys of a section with their whole annotations, in the order of the file."""
     hints = get_type_hints(section, include_extras=True)

@@ -1,7 +1,8 @@
 """What pydantic finds wrong, in the words of routes.yaml."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +18,8 @@ def findings(error: ValidationError) -> list[tuple[Path, str]]:
     return [(_path(each), _message(each)) for each in error.errors(include_url=False)]
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+@lru_cache(maxsize=1024)  # the same mistake in many models
+def nearest(name: str, known: tuple[str, ...]) -> str:
     """` did you mean "x"?` where something like it is known, else all that is."""
     close = get_close_matches(name, known, n=1)
     return f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
@@ -37,7 +39,7 @@ def _message(error: ErrorDetails) -> str:
 def _unknown(error: ErrorDetails) -> str:
     *parent, name = _path(error)
     section = section_at(Settings, tuple(parent))
-    return f"unknown key; {nearest(str(name), list(fields_of(section)) if section else [])}"
+    return f"unknown key; {nearest(str(name), tuple(fields_of(section)) if section else ())}"
 
 
 def _not_one_of(error: ErrorDetails) -> str:
