@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gateway.config.problems import Path
-from gateway.config.rules import Finding, Rule
+from gateway.config.rules import Finding, Rule, named_in
 from gateway.config.settings import EndpointSettings, ExternalAuth, Settings, UpstreamTLS
 from gateway.core.headers import REPLACED_UPSTREAM
 from gateway.core.pick import PROMPTED
@@ -105,6 +105,19 @@ def versions_are_chosen_by_order(settings: Settings) -> Iterator[Finding]:
             yield Finding(("models", name, "versions"), message)
 
 
+def fallbacks_pass_plugins_by(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, text in enumerate(model.fallback):
+            other, _ = named_in(settings, text)
+            target = settings.models.get(other)
+            missed = [each.use for each in target.plugins if each not in model.plugins] if target is not None else []
+            if missed:
+                message = (
+                    f"what falls back to {other!r} passes its plugins by ({', '.join(missed)}): {name!r} lacks them"
+                )
+                yield Finding(("models", name, "fallback", index), message)
+
+
 def prefixes_hide_names(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, match in enumerate(model.match):
@@ -159,6 +172,7 @@ ADVICE: tuple[Rule, ...] = (
     endpoints_are_in_clear,
     endpoints_are_not_proved,
     versions_are_chosen_by_order,
+    fallbacks_pass_plugins_by,
     prefixes_hide_names,
     headers_are_replaced,
     hash_is_unused,

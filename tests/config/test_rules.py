@@ -115,6 +115,11 @@ DOUBTFUL = {  # advice -> (file, what is said)
         "auth: {jwt: [{issuer: i, jwks_url: https://i/}]}\n" + MODEL,
         "routes.yaml:1: auth.jwt[0].audience: without an audience, every token that names one is refused",
     ),
+    "fallbacks_pass_plugins_by": (
+        f"models:\n  a: {{fallback: [b], plugins: [{{use: x.Y, o: 1}}], {V1}}}\n"
+        f"  b: {{plugins: [{{use: x.Y, o: 1}}, {{use: x.Z}}], {V1}}}\n",
+        "routes.yaml:2: models.a.fallback[0]: what falls back to 'b' passes its plugins by (x.Z): 'a' lacks them",
+    ),
     "models_are_public": (model("auth: []"), "routes.yaml:3: models.m.auth: model 'm' is public: anyone may call it"),
     "endpoints_are_in_clear": (
         model("auth: [key]", "http://127.0.0.1:1, http://8.8.8.8:1"),
