@@ -163,8 +163,9 @@ def _import_line(ring: KeyRing, line: str, number: int) -> Key:
 def _read(file: Path | None, config: Path) -> Sequence[Key]:
     with _reported():
         try:
-            return read(_key_file(file, config), os.environ).keys
+            return read(found := _key_file(file, config), os.environ).keys
         except FileNotFoundError:
+            _tell(f"{found} is not there: there are no keys yet")
             return ()
 
 

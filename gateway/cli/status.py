@@ -145,7 +145,7 @@ def _certificates(found: Status) -> list[Table]:
     for each in found.certificates:
         days = (each.expires - found.now) / _DAY
         style = "red" if each.problem or days < 3 else "yellow" if days < 14 else "green"
-        said = each.problem or ("expired" if days < 0 else "valid")
+        said = each.problem or ("expired" if days < 0 else "expires soon" if days < 14 else "valid")
         left = int(days // 1) if each.expires else ""
         _add(table, each.name, ", ".join(each.hosts), left, Text(said, style))
     return [table]
