@@ -195,7 +195,10 @@ class Runtime:
         return fresh
 
     def tally(self, totals: Totals) -> None:
-        """Before counts are written: what endpoints have read of prompts, and how fast they are found to be."""
+        """Before counts are written: what endpoints have read of prompts, and how fast they are found to be. Of those
+        that are gone nobody is shown anything; kept, they would take the places of all that come after 2,000."""
+        for url in totals.prompts.keys() - self.endpoints.keys():
+            del totals.prompts[url]
         for url, endpoint in self.endpoints.items():
             work = endpoint.work
             if work.prefixes is not None:

@@ -7,7 +7,7 @@ those that waited behind it were taken for dead.
 import asyncio
 import ssl
 from socket import SOCK_STREAM
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -88,7 +88,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.parser = HttpResponseParser(self)
+        self.parser: Any = None  # an HttpResponseParser
         self.waiting: asyncio.Future[Answer] | None = None
         self.body = bytearray()
         self.size = 0  # bytes of this answer
@@ -139,6 +139,7 @@ class _Connection(asyncio.Protocol):
         if self.status and not self.is_measured and error is None:
             self._answer()
         self._fail(f"the connection ended {'within' if self.size else 'before'} an answer")
+        self.parser = None  # it holds this protocol: the collector of garbage comes by rarely
 
     # --- what the parser says ---
 

@@ -90,16 +90,15 @@ def keys_of(settings: Settings, before: Published | None, reader: KeyReader) -> 
 def _text_of_keys(path: Path, before: Published | None) -> str:
     """Where there were keys, a file that is gone or has nothing in it is a volume that is not there, or is about to be
     written: nobody has revoked a key. Who wants none says so: `keys: []`. Raises KeyFileError, OSError."""
-    text, gone = "", None
+    had_keys = before is not None and has_rows(before.keys)
     try:
         text = text_of(path)
-    except FileNotFoundError as error:
-        gone = error
-    if not text.strip() and before is not None and has_rows(before.keys):
-        what = "cannot be read: it is gone" if gone else "is empty"
-        raise KeyFileError(f"{path}: {what}; the keys that it held stay in use")
-    if gone:
-        raise gone
+    except FileNotFoundError:  # not kept: it would hold all of this reload until garbage is collected
+        if had_keys:
+            raise KeyFileError(f"{path}: cannot be read: it is gone; the keys that it held stay in use") from None
+        raise
+    if not text.strip() and had_keys:
+        raise KeyFileError(f"{path}: is empty; the keys that it held stay in use")
     return text
 
 
