@@ -19,7 +19,7 @@ from gateway.cli.output import fail
 from gateway.config.problems import ConfigError
 from gateway.config.settings import Settings
 from gateway.control import publish, reload
-from gateway.core.session import Sessions
+from gateway.core.session import Sessions, secrets_in
 from gateway.edge import meters
 from gateway.edge.journal import open_log
 from gateway.preflight import VALIDATORS, key_warnings
@@ -108,7 +108,7 @@ def _ready_folder(settings: Settings) -> None:
     except OSError as error:
         raise OSError(error.errno, f"gateway.state_dir cannot be used: {error.strerror}", error.filename) from None
     try:
-        Sessions([(state_dir / SESSION_SECRETS).read_bytes()])
+        Sessions(secrets_in((state_dir / SESSION_SECRETS).read_bytes()))
     except (OSError, ValueError) as error:
         raise ValueError(f"the secret of sessions cannot be used: {_explain(error)}") from None
     if log and log != "-":

@@ -33,6 +33,12 @@ class Session(NamedTuple):
     expires: int  # seconds since the epoch
 
 
+def secrets_in(content: bytes) -> list[bytes]:
+    """Of a file: text has one in each line, anything else is one."""
+    lines = [line.strip() for line in content.splitlines()] if content.isascii() else [content]
+    return [line for line in lines if line]
+
+
 class Sessions:
     """The secrets: the first one signs, all of them verify, so that a new one is put in front and the old one taken
     out when its tokens have expired.

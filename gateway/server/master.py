@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.settings import Settings
+from gateway.core.session import secrets_in
 from gateway.server import controller, worker
 from gateway.server.children import CONTROLLER, Children, name_of, tell
 from gateway.server.listeners import VARIABLE, Handover, Listeners
@@ -175,7 +176,8 @@ class Master:
         listeners.keep_only(index)
         http = listeners.http[index] if listeners.http else None
         slots = rows_of(self.slots.start, len(self.slots))
-        place = worker.Place(slot, slots, listeners.https[index], http, self.zone, state_dir, self.state.secret)
+        secrets = secrets_in(self.state.secret)
+        place = worker.Place(slot, slots, listeners.https[index], http, self.zone, state_dir, secrets)
         worker.run(place, self.certificates, self.tls)
 
     # --- what it waits for ---

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -77,7 +78,7 @@ class Place:
     http: socket.socket | None
     zone: Zone
     state_dir: Path
-    secret: bytes  # of sessions
+    secrets: Sequence[bytes]  # of sessions
 
 
 class Worker:
@@ -142,7 +143,7 @@ class Worker:
             row=place.zone.row(place.slot, place.slots),
             recorder=Recorder(place.slot, place.state_dir / "metrics"),
             journal=Journal(log) if log else None,
-            sessions=Sessions([place.secret]),
+            sessions=Sessions(place.secrets),
             buckets=store_of(gateway.limits_store, place.zone),
             leases=leases_of(place.zone, place.slot),
             clients=self.certificates.clients,

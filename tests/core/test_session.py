@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from gateway.core.session import Book, Session, Sessions
+from gateway.core.session import Book, Session, Sessions, secrets_in
 
 SECRET, NEXT = b"s" * 32, b"n" * 32
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
@@ -130,6 +130,19 @@ def test_no_more_of_a_cookie_is_read_than_this_gateway_would_write() -> None:
 def test_a_secret_that_could_be_guessed_is_refused(secrets: tuple[bytes, ...]) -> None:
     with pytest.raises(ValueError, match="secret"):
         Sessions(secrets)
+
+
+@pytest.mark.parametrize(
+    ("content", "secrets"),
+    [
+        (b"0123456789abcdef", [b"0123456789abcdef"]),
+        (b" a new one, of words \r\n\n0123456789abcdef\n", [b"a new one, of words", b"0123456789abcdef"]),
+        (b"\xff\n3456789abcdef0123", [b"\xff\n3456789abcdef0123"]),
+        (b"\n", []),
+    ],
+)
+def test_a_file_of_text_has_a_secret_in_each_line_and_any_other_is_one(content: bytes, secrets: list[bytes]) -> None:
+    assert secrets_in(content) == secrets
 
 
 def test_a_repr_shows_no_secret() -> None:

@@ -201,3 +201,19 @@ def test_a_gateway_with_the_same_secret_knows_the_sessions_of_another(gateway: G
     (folder / ".gateway" / "session.secret").write_bytes(secret.read_bytes())
     with Gateway(models, folder=folder) as successor, successor.raw() as client:
         assert {ask(client, "m", cookie_of(answer)).body for _ in range(6)} == {answer.body}
+
+
+def test_a_new_secret_in_front_signs_and_the_old_one_is_still_believed(
+    gateway: Gateway, models: dict[str, Any]
+) -> None:
+    with gateway.raw() as client:
+        old = ask(client, "m")
+    secret = (gateway.folder / ".gateway" / "session.secret").read_bytes()
+    folder = temporary_folder("gateway-")
+    (folder / ".gateway").mkdir(mode=0o700)
+    (folder / ".gateway" / "session.secret").write_bytes(b"a new secret of sixteen bytes or more\n%b\n" % secret)
+    with Gateway(models, folder=folder) as rotated, rotated.raw() as client:
+        assert {ask(client, "m", cookie_of(old)).body for _ in range(6)} == {old.body}
+        new = cookie_of(ask(client, "m"))
+    with gateway.raw() as client:  # which has the old one alone
+        assert cookie_of(ask(client, "m", new)) not in ("", new)
