@@ -8,7 +8,7 @@ from functools import cache
 from tests.sim import traces
 from tests.sim.engine import A100, H100
 from tests.sim.measure import Figures, figures
-from tests.sim.scenarios import SCENARIOS, run
+from tests.sim.scenarios import SCENARIOS, conversations, run
 
 
 @cache
@@ -50,6 +50,13 @@ def test_a_mixed_fleet_keeps_as_many_conversations_as_its_caches_hold() -> None:
     mixed = SCENARIOS["sessions"]._replace(fleet=[A100] * 4 + [H100] * 4)
     found, rival = (figures(run(mixed, policy, 1)) for policy in ("llm", "cache_aware"))
     assert found.goodput >= rival.goodput
+
+
+def test_a_fleet_that_cannot_carry_its_load_keeps_more_of_it_in_time_than_by_counts() -> None:
+    traces.need(traces.AZURE_CONV)
+    flooded = SCENARIOS["mixed fleet"]._replace(traffic=conversations(100.0))
+    found, rival = (figures(run(flooded, policy, 1, 40.0)) for policy in ("llm", "least_connections"))
+    assert found.goodput > rival.goodput
 
 
 def test_a_real_conversation_trace_is_no_worse_than_by_the_least_prefill() -> None:

@@ -3,10 +3,11 @@
     wait  = a ahead                           until its prefill begins, were it sent to this endpoint
     ttft  = b + a new s                       from then to its first token
     tpot  = s (e + d (context + own))         of each of its tokens
-    score = QUEUE wait + ttft + O tpot        what it costs itself, for an output of O tokens
-          + others a new felt                 what its prefill costs those that are there before it
-          + others O/2 s d own                what its tokens cost them; on average they are half done
-          + REDO r/(1 - r) fleet's a new      what its prefill takes from those to come
+    slow  = (tpot / PACE)^4, at most 1        how near that is to what its reader no longer bears
+    score = QUEUE wait/(1 + wait/LATE) + wait + ttft + O tpot (1 + slow)    what it costs itself, for O tokens
+          + others a new felt (1 + slow)                      what its prefill costs those that are there before it
+          + others O/2 s d own (1 + 5 slow)                   what its tokens cost them; on average they are half done
+          + REDO r/(1 - r) fleet's a new (1 + fleet's slow)   what its prefill takes from those to come
           + error cost
 
 `ahead` are the tokens to prefill before it, `new` those of its own prompt that the endpoint does not keep, `context`
@@ -43,6 +44,14 @@ QUEUE: Final = 26.0
 # what comes until a server that is busy r of its time has caught up: a fleet with time to spare loses nothing, and may
 # well keep a beginning that many share on all of its endpoints.
 REDO: Final = 80.0
+# A request that has waited so long has lost its user: what it waits beyond that is no more than its seconds. So a fleet
+# that cannot carry its load lets few endpoints fall behind and keeps the others in time, where else all would be late.
+LATE: Final = 2.0
+# Seconds for a token, beyond which a reader waits for text. The seconds of a stream count 1 + slow times, those that
+# make its pace slower as the slope of tpot (1 + slow). In sum it were quickest to have long prompts share an endpoint,
+# and leave the streams of the others alone; those that are there would not be borne.
+PACE: Final = 0.06
+STEEP: Final = 5.0  # tpot^5/PACE^4 is so many times as steep
 FELT: Final = 0.03  # seconds that a stream may stand still until half of it is felt: text is read slower than it comes
 SETTLE: Final = 0.25  # seconds between two looks at what was learned
 SETTLE_EACH: Final = 0.002  # at least so many for each endpoint: a look takes 10 us for each
@@ -89,14 +98,18 @@ class Llm(Prompted):
                 # Its streams, which hold all of `context`, are over in the time of an output: wait for a part of them.
                 late += output * work.stretch * (work.e + work.d * context) * min(lack / max(context, 1.0), 1.0)
             stall = a * new
+            wait = late + a * (ahead + work.strange_ahead)
+            pace = work.stretch * (work.e + work.d * (context + own))
+            slow = slowness(pace)
             scores.append(
                 work.b
                 + stall * work.stretch
                 + redo * new
-                + QUEUE * (late + a * (ahead + work.strange_ahead))
+                + wait * (1.0 + QUEUE / (1.0 + wait / LATE))
                 + (error_cost(endpoint, now) if endpoint.standing.cost else 0.0)
-                + others * stall * (stall / (stall + FELT))
-                + output * work.stretch * (work.e + work.d * (context + own + 0.5 * others * own))
+                + output * pace * (1.0 + slow)
+                + others * stall * (stall / (stall + FELT)) * (1.0 + slow)
+                + others * 0.5 * output * work.stretch * work.d * own * (1.0 + STEEP * slow)
             )
         return candidates[self._rotation.least(scores, rng)]
 
@@ -128,11 +141,18 @@ class Llm(Prompted):
         for work, share in zip(works, shares, strict=True):
             work.stretch = 1.0 / (1.0 - min(share, BUSIEST))
         share = min(sum(shares) / len(works), BUSIEST)
-        self._redo = REDO * share / (1.0 - share) * sum([work.a for work in works]) / len(works)
+        slow = sum([slowness(work.stretch * (work.e + work.d * work.context)) for work in works]) / len(works)
+        each = sum([work.a for work in works]) / len(works)
+        self._redo = REDO * share / (1.0 - share) * each * (1.0 + slow)
         outputs = [work.speed.output for work in works]
         weight = sum([line.weight for line in outputs])
         if weight > 0.0:
             self._output = sum([line.weight * line.mean_y for line in outputs]) / weight
+
+
+def slowness(pace: float) -> float:
+    """How near so many seconds for a token are to what a reader no longer bears."""
+    return min((pace / PACE) ** 4, 1.0)
 
 
 def busy(work: Work, now: float) -> float:
