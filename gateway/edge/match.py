@@ -193,7 +193,7 @@ def model_in(body: bytes, *, is_required: bool) -> str | None:
         named: str | None = _decode_named(body).model
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if is_required:
-            raise _unreadable(error) from error
+            raise (_unreadable(error) if body else BadRequest("The request has no body to name a `model`.")) from error
         named = _model_among(body) if _OBJECT.match(body) is not None else None
     return named
 

@@ -126,6 +126,12 @@ def test_a_body_that_cannot_be_understood_matters_only_where_it_is_needed() -> N
             World().ask("POST", "/v1/completions", parts=[part])
 
 
+def test_an_empty_body_is_told_as_one() -> None:
+    with pytest.raises(BadRequest, match="The request has no body to name a `model`"):
+        model_in(b"", is_required=True)
+    assert model_in(b"", is_required=False) is None
+
+
 @pytest.mark.parametrize(
     "said",
     [
