@@ -7,9 +7,9 @@ changed model weighs anew.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from time import monotonic
-from typing import cast
+from typing import TypeVar, cast
 
 from gateway.app import compiling, granted_headers
 from gateway.config.settings import ModelSettings, Settings
@@ -17,6 +17,8 @@ from gateway.control.publish import Published
 from gateway.core.snapshot import Route, Snapshot
 from gateway.runtime import Runtime
 from gateway.stores.keys import EMPTY, KeyTable
+
+T = TypeVar("T")
 
 _SLICE = 0.002  # seconds of work between two looks at what requests need
 _LONG = 100_000  # bytes of a model, a thousand endpoints: 4 ms to read
@@ -32,6 +34,15 @@ class Breath:
         if monotonic() - self.at > _SLICE:
             await asyncio.sleep(0)
             self.at = monotonic()
+
+    async def through(self, work: Generator[None, None, T]) -> T:
+        """Do work that comes in small steps; -> what it returns."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return cast(T, end.value)
+            await self()
 
 
 async def read_settings(published: Published, before: Published, known: Settings, breath: Breath) -> Settings:
@@ -53,13 +64,7 @@ async def read_keys(
     """The table of keys that was published; see `KeyTable.reading`."""
     if not wire:
         return EMPTY if wire is not None else None
-    work = KeyTable.reading(wire, told, before)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return cast(KeyTable, end.value)
-        await breath()
+    return await breath.through(KeyTable.reading(wire, told, before))
 
 
 async def compile_gradually(
@@ -67,13 +72,7 @@ async def compile_gradually(
 ) -> Snapshot:
     """The snapshot of `published`; it is not in use yet. Raises PluginError."""
     routes = kept(before, settings, runtime.snapshot.routes)
-    work = compiling(settings, published.generation, published.slots, runtime, routes)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return cast(Snapshot, end.value)
-        await breath()
+    return await breath.through(compiling(settings, published.generation, published.slots, runtime, routes))
 
 
 async def let_go(routes: list[Route], breath: Breath) -> None:
