@@ -25,6 +25,12 @@ def is_private(host: str) -> bool:
         return "." not in host or host.endswith(_PRIVATE_NAMES)
 
 
+def _is_in_clear(url: str) -> bool:
+    """Whether it is reached over http:// outside private networks."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_private(parts.hostname or "")
+
+
 def models_exist(settings: Settings) -> Iterator[Finding]:
     if not settings.models:
         yield Finding(("models",), "nothing is served")
@@ -42,8 +48,7 @@ def issuers_are_careless(settings: Settings) -> Iterator[Finding]:
         path: Path = ("auth", "jwt", index)
         if not issuer.audience:
             yield Finding((*path, "audience"), "without an audience, every token that names one is refused")
-        url = urlsplit(issuer.jwks_url or (issuer.issuer if issuer.is_discovered else ""))
-        if url.scheme == "http" and not is_private(url.hostname or ""):
+        if _is_in_clear(issuer.jwks_url or (issuer.issuer if issuer.is_discovered else "")):
             place = "issuer" if issuer.is_discovered else "jwks_url"
             yield Finding((*path, place), "keys that come over http:// can be replaced on their way")
 
@@ -65,11 +70,9 @@ def hidden_models_take_their_time(settings: Settings) -> Iterator[Finding]:
 def services_are_in_clear(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, method in enumerate(model.auth):
-            if isinstance(method, ExternalAuth):
-                url = urlsplit(method.external)
-                if url.scheme == "http" and not is_private(url.hostname or ""):
-                    path: Path = ("models", name, "auth", index, "external")
-                    yield Finding(path, "credentials go to it over http:// outside private networks")
+            if isinstance(method, ExternalAuth) and _is_in_clear(method.external):
+                path: Path = ("models", name, "auth", index, "external")
+                yield Finding(path, "credentials go to it over http:// outside private networks")
 
 
 def endpoints_are_in_clear(settings: Settings) -> Iterator[Finding]:
