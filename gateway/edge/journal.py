@@ -176,8 +176,14 @@ class _Writer:
 
     def put(self, batch: bytes) -> None:
         if self._runner is None:  # not in the constructor: threads do not survive a fork
-            self._runner = threading.Thread(target=self._run, name="journal", daemon=True)
-            self._runner.start()
+            runner = threading.Thread(target=self._run, name="journal", daemon=True)
+            try:
+                runner.start()
+            except RuntimeError:  # no thread is to be had; there may be one for the next batch
+                self.lost += batch.count(b"\n")
+                self.written += len(batch)
+                return
+            self._runner = runner
         self._batches.put(batch)
 
     def close(self, timeout: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -402,6 +403,26 @@ def test_lines_are_lost_and_counted_when_the_reader_is_gone(tmp_path: Path) -> N
             return journal
 
         assert asyncio.run(main()).dropped == 2
+
+
+def test_lines_are_lost_and_counted_while_no_thread_is_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> Journal:
+        journal = Journal(str(tmp_path / "log"))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            journal.record(scope(), exchange(), 0.1)
+            journal.flush()
+        journal.record(scope(b"/later"), exchange(), 0.1)
+        journal.close()
+        return journal
+
+    assert asyncio.run(main()).dropped == 1
+    assert [line["path"] for line in lines_of(tmp_path / "log")] == ["/later"]
 
 
 def test_a_line_that_was_cut_by_a_full_disk_does_not_swallow_the_next(
