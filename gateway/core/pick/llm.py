@@ -100,7 +100,7 @@ class Llm(Prompted):
             stall = a * new
             wait = late + a * (ahead + work.strange_ahead)
             pace = work.stretch * (work.e + work.d * (context + own))
-            slow = slowness(pace)
+            slow = (pace / PACE) ** 4 if pace < PACE else 1.0  # `slowness`, without the call
             scores.append(
                 work.b
                 + stall * work.stretch
