@@ -118,11 +118,6 @@ class Endpoint:
         return HEALTHS[self.row.health[self.slot]]
 
     @property
-    def may_take(self) -> bool:
-        """New work may start here. A pool none of whose endpoints may falls back to those CHECKING: see `OpenList`."""
-        return self.row.health[self.slot] == Health.UP
-
-    @property
     def may_keep(self) -> bool:
         """A session that is already here may stay."""
         return self.row.health[self.slot] in KEEPING

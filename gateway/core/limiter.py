@@ -19,20 +19,10 @@ than it says, and less by at most one part in (nanoseconds per token): 0.007 % a
 """
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 SECOND: Final = 1_000_000_000
 LONGEST: Final = 50 * 365 * 86_400 * SECOND  # a sum of a few such times still fits a signed 64-bit cell (292 years)
-
-
-class Decision(NamedTuple):
-    """What a bucket says to one request."""
-
-    allowed: bool
-    full_at: int  # the bucket afterwards; unchanged if refused
-    remaining: int  # whole tokens left
-    retry_after: float  # seconds until the same request would be allowed; 0.0 if it was, inf if it never will be
-    reset: float  # seconds until the bucket is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +44,6 @@ class Limit:
         object.__setattr__(self, "price", price)
         object.__setattr__(self, "window", price * self.burst)
 
-    def decide(self, full_at: int, now: int, cost: int = 1) -> Decision:
-        """Take `cost` tokens, all or none."""
-        debt = debt_after(full_at, now, cost * self.price)
-        if debt <= self.window:
-            return Decision(True, now + debt, self.remaining(debt), 0.0, debt / SECOND)
-        before = debt - cost * self.price
-        wait = self.wait(debt) if cost <= self.burst else float("inf")
-        return Decision(False, full_at, self.remaining(before), wait, before / SECOND)
-
     def remaining(self, debt: int) -> int:
         """Whole tokens in a bucket of this debt; 0 if it is overdrawn."""
         return max(self.window - debt, 0) // self.price
@@ -70,10 +51,6 @@ class Limit:
     def wait(self, debt: int) -> float:
         """Seconds until a request that would have made this debt is allowed, if nothing else is taken meanwhile."""
         return max(debt - self.window, 0) / SECOND
-
-    def settle(self, full_at: int, now: int, correction: int) -> int:
-        """The bucket after a reservation turned out `correction` tokens dearer (negative: cheaper) than was taken."""
-        return settled(full_at, now, correction * self.price)
 
 
 def debt_after(full_at: int, now: int, price: int) -> int:

@@ -43,18 +43,18 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "may_take", "may_keep"),
+    ("health", "may_keep"),
     [
-        (Health.CHECKING, False, True),
-        (Health.UP, True, True),
-        (Health.PROBATION, False, False),
-        (Health.DOWN, False, False),
-        (Health.DRAINING, False, True),
+        (Health.CHECKING, True),
+        (Health.UP, True),
+        (Health.PROBATION, False),
+        (Health.DOWN, False),
+        (Health.DRAINING, True),
     ],
 )
-def test_health_says_what_may_start_and_what_may_stay(health: Health, may_take: bool, may_keep: bool) -> None:
+def test_health_says_which_sessions_may_stay(health: Health, may_keep: bool) -> None:
     endpoint = an_endpoint(health)
-    assert (endpoint.health, endpoint.may_take, endpoint.may_keep) == (health, may_take, may_keep)
+    assert (endpoint.health, endpoint.may_keep) == (health, may_keep)
 
 
 def test_fresh_memory_means_checking() -> None:
