@@ -27,9 +27,6 @@ from gateway.upstream.reply import Reply
 _READ_BOUND: Final = 256 * 1024  # bytes of an answer held before reading pauses: one read of the transport
 _EMPTY_READS: Final = 64  # in a row that bring frames or trailers and no byte of a body; only an attacker sends so many
 _STALE_WINDOW: Final = 0.25  # seconds; a server closing an idle connection and our request cross within one round trip
-# Seconds, of one that is reset: the kernel does so where our request was not read, by a server that hung and then was
-# ended, or closed what it took to be idle. What ends with a FIN has been read.
-_RESET_WINDOW: Final = 5.0
 
 
 class Connection(asyncio.Protocol):
@@ -261,8 +258,7 @@ class Connection(asyncio.Protocol):
             unwanted = why_unwanted(exc)
             if unwanted is not None:
                 return UpstreamClosed(unwanted)  # of a body that streams in, parts are gone: no `UpstreamUntrusted`
-            window = _RESET_WINDOW if isinstance(exc, ConnectionError) else _STALE_WINDOW
-            if self.is_reused and monotonic() - self.sent_at < window:
+            if self.is_reused and monotonic() - self.sent_at < _STALE_WINDOW:
                 return StaleConnection()
         return UpstreamClosed()
 

@@ -73,14 +73,6 @@ def deaf_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def hanging_until_it_ends(connection: Connection) -> None:
-    """A model server that is killed, or thinks the connection idle, while it hangs: it never reads what came last."""
-    connection.read_request()
-    connection.send(response(b"ok"))
-    time.sleep(1.0)
-    connection.sock.close()  # as the kernel does it: with no FIN before the reset
-
-
 @pytest.fixture(scope="module")
 def restarting() -> Restarting:
     return Restarting()
@@ -106,8 +98,6 @@ def upstreams(restarting: Restarting, dying: Restarting, slow: Slow) -> Iterator
             "busy": stack.enter_context(RawUpstream(answering(b"busy", 503))),
             "stale": stack.enter_context(RawUpstream(restarting)),
             "dying": stack.enter_context(RawUpstream(dying)),
-            "hung": stack.enter_context(RawUpstream(hanging_until_it_ends)),
-            "hung-tls": stack.enter_context(RawUpstream(hanging_until_it_ends, context=tls_context())),
             "slow": stack.enter_context(RawUpstream(slow)),
         }
 
@@ -133,8 +123,6 @@ def gateway(upstreams: dict[str, RawUpstream]) -> Iterator[Gateway]:
             "busy": served([url["busy"], url["good"]], **in_turn),
             "stale": served([url["stale"]], auth=[]),
             "dying": served([url["dying"]], auth=[]),
-            "hung": served([url["hung"]], auth=[]),
-            "hung-tls": served([url["hung-tls"]], auth=[], upstream_tls={"insecure": True}),
             "slow": served([url["slow"]], auth=[]),
             "deaf": served([deaf], auth=[], timeouts={"connect": "300ms"}),
             "half-deaf": served([deaf, url["good"]], **in_turn, timeouts={"connect": "300ms"}),
@@ -329,16 +317,6 @@ def test_a_kept_connection_that_ends_long_after_the_request_may_have_been_heard(
     answer = post(client, "dying")
     assert (answer.status, attempts(gateway, answer)) == (502, 1)
     assert b"upstream_closed" in answer.body
-
-
-@pytest.mark.parametrize("model", ["hung", "hung-tls"])
-def test_a_kept_connection_that_is_reset_has_not_been_heard_however_long_that_took(
-    gateway: Gateway, client: Wire, model: str
-) -> None:
-    assert get(client, model).status == 200
-    time.sleep(0.1)
-    answer = post(client, model)
-    assert (answer.status, answer.body, attempts(gateway, answer)) == (200, b"ok", 2)
 
 
 def test_a_body_that_cannot_be_sent_twice_goes_over_a_connection_of_its_own(
