@@ -15,7 +15,7 @@ from gateway.config.document import read_document
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.settings import GatewaySettings, Settings
-from gateway.config.values import parse_listen
+from gateway.config.values import as_authority, parse_listen
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -45,8 +45,7 @@ class Door:
 
     @property
     def authority(self) -> str:
-        host = _ANYWHERE.get(self.address[0], self.address[0])
-        return f"[{host}]:{self.address[1]}" if ":" in host else f"{host}:{self.address[1]}"
+        return as_authority(_ANYWHERE.get(self.address[0], self.address[0]), self.address[1])
 
     def ask(
         self, method: str, path: str, *, params: dict[str, str] | None = None, timeout: float = 5.0

@@ -106,11 +106,16 @@ def parse_network(value: Any) -> IPv4Network | IPv6Network:
         raise ValueError(f"{value!r} is not a network such as 10.0.0.0/8 or ::1/128") from None
 
 
+def as_authority(host: str, port: int) -> str:
+    """As in a URL: an IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_listen(value: Any) -> tuple[str, int]:
     """`host:port`, `[::1]:port` or `:port` (every address) -> (host, port). Port 0 is any free one."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
         host, port = value
-        value = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+        value = as_authority(str(host), port)
     match = _LISTEN.fullmatch(str(value))
     if match is None or int(match[3]) > 65535:
         raise ValueError(f"{value!r} is not host:port")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.settings import Settings
+from gateway.config.values import as_authority
 from gateway.core.session import secrets_in
 from gateway.server import controller, worker
 from gateway.server.children import CONTROLLER, Children, name_of, tell
@@ -122,9 +123,8 @@ class Master:
             _log.info("taking over from master %d", predecessor)
             os.kill(predecessor, signal.SIGQUIT)
         self.state.sign()
-        host, port = self.settings.gateway.https
-        models = len(self.settings.models)
-        _log.info("serving %d models on https://%s:%d with %d workers", models, host, port, len(self.slots))
+        public = as_authority(*self.settings.gateway.https)
+        _log.info("serving %d models on https://%s with %d workers", len(self.settings.models), public, len(self.slots))
         notify("READY=1", f"MAINPID={os.getpid()}")
         return True
 

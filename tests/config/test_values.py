@@ -35,6 +35,11 @@ def is_refused(kind, value):
         ("0s", 0.0),
     ],
 )
+@pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:80", "localhost:8443"])
+def test_an_address_is_printed_as_it_is_given(text: str) -> None:
+    assert values.as_authority(*values.parse_listen(text)) == text
+
+
 def test_a_duration_is_read_as_its_seconds(text, seconds):
     assert values.parse_duration(text) == seconds
 
