@@ -35,11 +35,6 @@ def is_refused(kind, value):
         ("0s", 0.0),
     ],
 )
-@pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:80", "localhost:8443"])
-def test_an_address_is_printed_as_it_is_given(text: str) -> None:
-    assert values.as_authority(*values.parse_listen(text)) == text
-
-
 def test_a_duration_is_read_as_its_seconds(text, seconds):
     assert values.parse_duration(text) == seconds
 
@@ -87,6 +82,11 @@ def test_what_is_no_size_is_refused(text):
 )
 def test_an_address_to_listen_on_is_read_as_host_and_port(text, listen):
     assert values.parse_listen(text) == listen
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:80", "localhost:8443"])
+def test_an_address_is_printed_as_it_is_given(text: str) -> None:
+    assert values.as_authority(*values.parse_listen(text)) == text
 
 
 @pytest.mark.parametrize(
