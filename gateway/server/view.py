@@ -51,6 +51,9 @@ class View:
             found.append("draining")
         if not any(row[PID] and row[LOADED] for row in self.zone.workers):  # a predecessor's count too
             found.append("no worker serves yet")
+        # With ACME there is none before the CA has reached us, which it may not where nobody is sent who is not ready.
+        if not len(self.controller.office.certificates) and self.controller.renewal is None:
+            found.append("no certificate can be shown")
         return found
 
     async def totals(self) -> Totals:

@@ -1,6 +1,7 @@
 """What operators see: the access log, metrics, status, health, and whose fault an error was."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.harness import Gateway, served, until
+from tests.e2e.harness import Gateway, material, served, temporary_folder, until
 from tests.e2e.harness_upstream import (
     Connection,
     RawUpstream,
@@ -243,6 +244,29 @@ def test_health_and_readiness_are_answered(gateway: Gateway) -> None:
     for path, text in (("healthz", "ok\n"), ("readyz", "ready\n")):
         answer = httpx2.get(f"{gateway.admin_url}/{path}")
         assert (answer.status_code, answer.text) == (200, text)
+
+
+def test_a_gateway_without_a_usable_certificate_is_not_ready_until_there_is_one() -> None:
+    folder, source = temporary_folder("gateway-"), material()[0]
+    (folder / "certs").mkdir()
+    for suffix in ("crt", "key"):  # without a pair one for development would be made
+        (folder / "certs" / f"broken.{suffix}").write_text("none")
+    shutil.copy(source / "keys.yaml", folder / "keys.yaml")
+    with Gateway({"m": served(["http://127.0.0.1:9"])}, folder=folder, wait=False) as gateway:
+
+        def ready() -> tuple[int, str]:
+            try:
+                answer = httpx2.get(f"{gateway.admin_url}/readyz")
+            except httpx2.ConnectError:
+                return 0, ""
+            return answer.status_code, answer.text
+
+        until(lambda: ready() == (503, "no certificate can be shown\n"), "only the certificate to be missing")
+        shutil.copytree(source / "certs", folder / "certs", dirs_exist_ok=True)
+        until(lambda: ready() == (200, "ready\n"), "the gateway to be ready")
+        with gateway.raw() as client:
+            client.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.read_response().status == 200
 
 
 def test_status_is_one_document_of_everything(gateway: Gateway, client: httpx2.Client) -> None:
