@@ -1,7 +1,7 @@
 """What comes up is given work by a line from a tenth to all, under every policy that may choose freely."""
 
 from itertools import pairwise
-from math import inf
+from math import inf, sqrt
 from random import Random
 from time import process_time
 
@@ -11,7 +11,7 @@ from gateway.core.ejection import Rules
 from gateway.core.endpoint import Endpoint, Health, Lease, Row
 from gateway.core.openlist import FIRST_SHARE, ramp
 from gateway.core.pick import POLICIES, PROMPTED
-from gateway.core.pick.llm import QUEUE, Llm
+from gateway.core.pick.llm import LATE, QUEUE, Llm
 from gateway.core.pool import Pool
 from gateway.core.prompt import Prompt
 from gateway.core.standing import LEAST_COST, MOST_COST, error_cost
@@ -56,8 +56,14 @@ def test_the_share_grows_in_a_line_and_is_all_in_the_end() -> None:
     assert shares[10:] == [1.0, 1.0]
 
 
+def waited_for(cost: float) -> float:
+    """Seconds of waiting that cost so much: w with w + QUEUE w/(1 + w/LATE) = cost."""
+    half = (LATE + QUEUE * LATE - cost) / 2
+    return sqrt(half * half + cost * LATE) - half
+
+
 def test_an_error_costs_as_many_seconds_in_the_score_as_it_is_said_to() -> None:
-    """One that has failed is chosen again exactly when the other one is to be waited for that much longer."""
+    """One that has failed is chosen again exactly when the wait for the other one costs that much more."""
     for failures in range(1, 9):
         failed, other = pool = make_pool(2)
         policy = Llm(pool)
@@ -70,7 +76,7 @@ def test_an_error_costs_as_many_seconds_in_the_score_as_it_is_said_to() -> None:
         cost = error_cost(failed, 100.0)
         assert cost == min(LEAST_COST * 2.0 ** (failures - 1), MOST_COST)
         for factor, expected in ((0.98, other), (1.02, failed)):
-            other.work.strange_ahead = factor * cost / (QUEUE * other.work.a)
+            other.work.strange_ahead = waited_for(factor * cost) / other.work.a
             assert policy.choose(pool, Prompt(100), 100.0, Random(1)) is expected, (failures, factor)
 
 
