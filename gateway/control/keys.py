@@ -3,10 +3,9 @@
 import fcntl
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 from gateway.stores.keyentry import Key, Previous
 from gateway.stores.keyfile import PEPPER_VARIABLE, KeyFile, KeyFileError, parse, read
 from gateway.stores.keys import FOREIGN_LENGTHS, PREFIX, KeyTable, OwnLimit, Pepper, key_id, mint
+from gateway.tls.files import write_whole
 
 LOCK_SECONDS = 10.0  # another command holds the lock for milliseconds
 
@@ -162,7 +162,7 @@ def editing(
         ring = KeyRing(file, datetime.fromtimestamp(clock(), UTC))
         yield ring
         if ring.keys != list(file.keys):
-            _write(path, _verified(KeyFile(file.pepper, file.pepper_text, ring.keys), path, environ))
+            write_whole(path, _verified(KeyFile(file.pepper, file.pepper_text, ring.keys), path, environ).encode())
 
 
 def _begin(environ: Mapping[str, str]) -> KeyFile:
@@ -186,36 +186,6 @@ def _verified(file: KeyFile, path: Path, environ: Mapping[str, str]) -> str:
 def _said(error: KeyFileError) -> str:
     message = str(error).splitlines()[-1].partition(": ")[2]
     return message if message.startswith("has ") else f"is wrong: {message}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Whoever reads sees the old file or the new one, whole, also after a power failure (fsync, rename, fsync)."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            _keep_owner(fd, path)
-            os.fsync(fd)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _keep_owner(fd: int, path: Path) -> None:
-    """A new file is ours alone (0600); an old one stays readable to the group that it was opened to, never to all."""
-    with suppress(FileNotFoundError):
-        old = path.stat()
-        with suppress(PermissionError):
-            os.fchown(fd, old.st_uid, old.st_gid)
-        if os.fstat(fd).st_gid == old.st_gid:
-            os.fchmod(fd, 0o600 | (old.st_mode & 0o060))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ The file is all that a worker needs, validated: it is read at a worker's start a
 holds hashes of keys and of passwords, and issuers' secrets, and is readable by its owner only.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 
 from gateway.config.settings import ModelSettings, Settings
 from gateway.core.snapshot import ENDPOINTS
+from gateway.tls.files import write_whole
 
 _FILE = "published"
 
@@ -60,13 +60,7 @@ def texts_of_models(settings: Settings) -> dict[str, bytes]:
 def write(state_dir: Path, published: Published) -> None:
     """Replace the file: whole or not at all, also if the machine stops in between."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = state_dir / _FILE
-    temporary = target.with_suffix(".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.msgpack.encode(published))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(target)
+    write_whole(state_dir / _FILE, msgspec.msgpack.encode(published), 0o600)
 
 
 def is_there(state_dir: Path) -> bool:

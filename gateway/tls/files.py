@@ -1,4 +1,4 @@
-"""Files that hold keys: written whole or not at all, and lent to OpenSSL without touching a disk."""
+"""Files that hold keys and the like: written whole or not at all, and lent to OpenSSL without touching a disk."""
 
 import contextlib
 import fcntl
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes, mode: int) -> None:
+def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace `path` by `data` at once: a reader, or a crash, meets the old content or the new, never a part.
 
+    `mode` None: a new file is ours alone, an old one stays readable to the group that it was opened to, never to all.
     Raises OSError; nothing is left behind then.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the first byte
@@ -19,14 +20,26 @@ def write_whole(path: Path, data: bytes, mode: int) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if mode is None:
+                _keep_owner(handle, path)
+            else:
+                os.fchmod(handle, mode)
+            os.fsync(handle)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def _keep_owner(handle: int, path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        old = path.stat()
+        with contextlib.suppress(PermissionError):
+            os.fchown(handle, old.st_uid, old.st_gid)
+        if os.fstat(handle).st_gid == old.st_gid:
+            os.fchmod(handle, 0o600 | (old.st_mode & 0o060))
 
 
 def _sync_folder(folder: Path) -> None:
