@@ -83,8 +83,8 @@ class Process:
 
     @property
     def output(self) -> str:
-        """Standard output and standard error so far."""
-        return self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
+        """Standard output and standard error so far, of the files that are still there."""
+        return "".join(file.read_text(errors="replace") for file in (self.out, self.err) if file.exists())
 
     def check_alive(self) -> None:
         assert self.popen.poll() is None, f"{self.name} ended with {self.popen.returncode}:\n{self.output}"

@@ -480,8 +480,13 @@ def test_a_folder_that_is_removed_and_comes_back_is_looked_into(demo: DemoModel)
     base = temporary_folder("gateway-")
     (base / "here").mkdir()
     with Gateway({"demo": served([demo.url])}, folder=base / "here") as gateway, gateway.client() as client:
-        shutil.copytree(gateway.folder, base / "kept")
-        shutil.rmtree(gateway.folder)
+        shutil.copytree(gateway.folder, base / "kept", ignore=shutil.ignore_patterns(".gateway"))  # it is written to
+
+        def is_removed() -> bool:
+            shutil.rmtree(gateway.folder, ignore_errors=True)
+            return not gateway.folder.exists()
+
+        until(is_removed, "an end of what the gateway writes there")
         answer = httpx2.post(f"{gateway.admin_url}/reload", timeout=20)
         assert answer.status_code == 422
         assert any("routes.yaml" in problem for problem in answer.json()["problems"])
