@@ -12,9 +12,7 @@ from gateway.clock import monotonic
 from gateway.config.settings import Limits
 from gateway.core.deadlines import Deadlines
 from gateway.errors import GatewayError
-from gateway.server.bounds import Bounds
-from gateway.server.protocol import EdgeConfig, EdgeProtocol
-from gateway.server.stoppable import Stoppable
+from gateway.server.stoppable import Stoppable, edge_config
 
 _SWEEP_SECONDS = 0.1  # how late a deadline may be met
 _GRACE = 5  # seconds that a stop waits for answers under way
@@ -23,21 +21,10 @@ _GRACE = 5  # seconds that a stop waits for answers under way
 class Door(Stoppable):
     """Serves `app` until it is told to stop. The limits are the defaults: those of routes.yaml are for clients."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        config = EdgeConfig(
-            _Answering(app),
-            http=EdgeProtocol,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE,
-        )
-        config.limits = self.limits = Bounds(Limits())
-        config.deadlines = self.deadlines = Deadlines()
+    def __init__(self, app: ASGIApp, limits: Limits | None = None) -> None:
+        self.deadlines = Deadlines()
+        config = edge_config(_Answering(app), limits or Limits(), self.deadlines)
+        config.timeout_graceful_shutdown = _GRACE
         super().__init__(config)
 
     async def startup(self, sockets: Any = None) -> None:

@@ -9,10 +9,14 @@ from time import monotonic
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from gateway.config.settings import Limits
+from gateway.core.deadlines import Deadlines
 from gateway.errors import Stopped
 from gateway.server.accept import Acceptor, Reception
-from gateway.server.protocol import EdgeProtocol
+from gateway.server.bounds import Bounds
+from gateway.server.protocol import EdgeConfig, EdgeProtocol
 
 _log = logging.getLogger("gateway.worker")
 
@@ -21,6 +25,25 @@ _log = logging.getLogger("gateway.worker")
 _GOODBYE = 3600.0
 _GREETING = 2.0  # seconds that a stop waits for the handshake of a connection it has just accepted
 _LOOK = 0.05  # seconds between two looks at whether all have left
+
+
+def edge_config(app: ASGIApp, limits: Limits, deadlines: Deadlines, tls: Any = None) -> EdgeConfig:
+    """uvicorn's configuration with our protocol, and without what uvicorn would do beside it. `tls`: an ssl context."""
+    config = EdgeConfig(
+        app,
+        http=EdgeProtocol,
+        interface="asgi3",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ssl_context_factory=(lambda config, default: tls) if tls else None,
+    )
+    config.limits = Bounds(limits)
+    config.deadlines = deadlines
+    return config
 
 
 class Stoppable(uvicorn.Server):

@@ -38,12 +38,11 @@ from gateway.garbage import settle, uncollected
 from gateway.runtime import Runtime
 from gateway.server.accept import Reception
 from gateway.server.adoption import Breath, compile_gradually, let_go, read_keys, read_settings
-from gateway.server.bounds import Bounds
-from gateway.server.protocol import EdgeConfig, EdgeProtocol
+from gateway.server.protocol import EdgeConfig
 from gateway.server.redirect import redirect_to
 from gateway.server.room import Room
 from gateway.server.rounds import Rounds
-from gateway.server.stoppable import EdgeServer
+from gateway.server.stoppable import EdgeServer, edge_config
 from gateway.server.stores import leases_of, store_of
 from gateway.server.zone import (
     CONNECTIONS,
@@ -266,22 +265,9 @@ class Worker:
     # --- its sockets ---
 
     def _config(self, tls: Any, app: Any = None) -> EdgeConfig:
-        config = EdgeConfig(
-            app or make_app(self.runtime, self.settings.gateway.trusted_proxies, self.settings.tls.hsts),
-            http=EdgeProtocol,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            ssl_context_factory=(lambda config, default: tls) if tls else None,
-            backlog=4096,
-        )
-        config.limits = Bounds(self.settings.gateway.limits)
-        config.deadlines = self.runtime.deadlines
-        return config
+        gateway = self.settings.gateway
+        app = app or make_app(self.runtime, gateway.trusted_proxies, self.settings.tls.hsts)
+        return edge_config(app, gateway.limits, self.runtime.deadlines, tls)
 
     def _reception(self) -> Reception:
         place, gateway = self.place, self.settings.gateway

@@ -16,8 +16,8 @@ from gateway.config.settings import Limits
 from gateway.core.deadlines import Deadlines
 from gateway.core.endpoint import Address
 from gateway.errors import GatewayError
-from gateway.server.bounds import Bounds
-from gateway.server.protocol import EdgeConfig, EdgeProtocol
+from gateway.server.protocol import EdgeProtocol
+from gateway.server.stoppable import edge_config
 from gateway.upstream.connections import Connections
 from gateway.upstream.request import UNKNOWN_LENGTH, compose
 
@@ -89,12 +89,7 @@ class Client:
         self.transport = Transport()
         self.deadlines = Deadlines()
         self.origin = Connections(Address.parse("http://origin:80"), self.deadlines)
-        config = EdgeConfig(
-            app or self._forward, http=EdgeProtocol, interface="asgi3", lifespan="off", ws="none", log_config=None,
-            proxy_headers=False,
-        )  # fmt: skip
-        config.limits = Bounds(limits or Limits())
-        config.deadlines = self.deadlines
+        config = edge_config(app or self._forward, limits or Limits(), self.deadlines)
         config.load()
         state = ServerState()
         state.default_headers = []

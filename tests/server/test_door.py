@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.config.settings import Limits
 from gateway.server.door import Door
 
 
 @asynccontextmanager
 async def open_door(app: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a door whose clients have a tenth of a second for a head."""
-    door = Door(app)
-    door.limits.headers_timeout = 0.1
+    door = Door(app, Limits.model_validate({"headers_timeout": "100ms"}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(door.serve([listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
