@@ -13,7 +13,7 @@ def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace `path` by `data` at once: a reader, or a crash, meets the old content or the new, never a part.
 
     `mode` None: a new file is ours alone, an old one stays readable to the group that it was opened to, never to all.
-    Raises OSError; nothing is left behind then.
+    Raises OSError; nothing is left behind then, nor by Ctrl-C.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the first byte
     try:
@@ -26,10 +26,9 @@ def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
                 os.fchmod(handle, mode)
             os.fsync(handle)
         os.replace(temporary, path)
-    except OSError:
+    finally:  # Ctrl-C, too
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise
     _sync_folder(path.parent)
 
 

@@ -137,15 +137,18 @@ def test_a_start_that_was_cut_short_is_completed_by_the_next(
     assert len(store) == 1
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [OSError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[BaseException]
+) -> None:
     path = tmp_path / "a.key"
     files.write_whole(path, b"old", 0o600)
 
     def fail(descriptor: int) -> None:
-        raise OSError("disk full")
+        raise why("in the middle")
 
     monkeypatch.setattr(files.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(why, match="in the middle"):
         files.write_whole(path, b"new", 0o600)
     assert content(tmp_path) == {"a.key": b"old"}
 
